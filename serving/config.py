@@ -1,0 +1,212 @@
+"""Read the gateway's configuration, or say in one line per mistake what is wrong with it."""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from serving.model import Device
+
+
+class Section(BaseModel):
+    """A table of the configuration; unknown settings are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def address(text: str) -> tuple[str, int]:
+    """Split ``127.0.0.1:8000`` or ``[::1]:8000`` into host and port; a `ValueError` says what is wrong."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"expected ADDRESS:PORT, such as 127.0.0.1:8000, got {text!r}")
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        raise ValueError(f"{host!r} is no IP address; 127.0.0.1 is this machine alone") from None
+    return host.strip("[]"), int(port)
+
+
+Address = Annotated[str, Field(examples=["127.0.0.1:8000"])]
+
+
+class Server(Section):
+    """Where the gateway listens. Port 0 takes any free one."""
+
+    http: Address = "127.0.0.1:8000"
+    metrics: Address = "127.0.0.1:8002"
+    expose: tuple[str, ...] = ()
+    """Addresses beyond loopback that may be bound, each by name; any other is refused."""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    drain_s_max: float = Field(10.0, ge=0, le=3600)
+    """How long requests in flight may take to finish at shutdown."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Server:
+        for name in ("http", "metrics"):
+            host, _ = address(getattr(self, name))
+            if not ipaddress.ip_address(host).is_loopback and host not in self.expose:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} is reachable from other machines; "
+                    f'if that is meant, say expose = ["{host}"]'
+                )
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        return self
+
+
+class Repository(Section):
+    """Which models are served."""
+
+    path: Path = Path("models")
+    models: tuple[str, ...] = ()
+    """Models to load at the start; empty is all of them."""
+    poll_s: float = Field(0.0, ge=0, le=86400)
+    """How often the folder is looked at for new versions; 0 never looks again."""
+    state: Path = Path("~/.local/state/turnout")
+    """Where verified copies of the models and other things that outlive a run are kept."""
+
+    @field_validator("path", "state")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser()
+
+
+class Limits(Section):
+    """How much one client may ask of the server."""
+
+    connections_max: int = Field(16384, ge=1, le=1_000_000)
+    head_bytes_max: int = Field(16 * 1024, ge=256, le=1 << 20)
+    headers_max: int = Field(100, ge=8, le=1000)
+    body_bytes_max: int = Field(64 << 20, ge=1, le=1 << 40)
+    """Also the limit of a decompressed body."""
+    bodies_bytes_max: int = Field(512 << 20, ge=1, le=1 << 44)
+    """All request bodies that are in memory at once; beyond it requests are refused with 503."""
+    answer_bytes_max: int = Field(256 << 20, ge=1, le=1 << 40)
+    chunks_max: int = Field(65536, ge=1, le=1 << 24)
+    json_depth_max: int = Field(100, ge=4, le=1000)
+    tensors_max: int = Field(256, ge=1, le=65536)
+    elements_max: int = Field(1 << 28, ge=1, le=1 << 40)
+    """Elements of one tensor."""
+    receive_s_max: float = Field(30.0, gt=0, le=3600)
+    """From the first byte of a request to its last, however slowly they trickle."""
+    idle_s_max: float = Field(75.0, gt=0, le=86400)
+    """How long a connection may stay open between requests."""
+    send_s_max: float = Field(30.0, gt=0, le=3600)
+    """How long a client may take to read an answer that it was sent."""
+
+
+class Queue(Section):
+    """How many requests may wait, and for how long."""
+
+    requests_max: int = Field(2048, ge=1, le=1_000_000)
+    """Requests that wait for one version."""
+    timeout_s_max: float = Field(60.0, gt=0, le=86400)
+    """The longest deadline that a request can have, and its deadline if it names none."""
+
+
+class Batching(Section):
+    """How requests that arrive together share a run, where a model's own file does not say."""
+
+    rows_max: int = Field(64, ge=1, le=4096)
+    """The largest batch of a model that does not say and whose rows were shown to be independent; 1 is off."""
+
+
+class Engine(Section):
+    """How models run."""
+
+    device: Device = Device.AUTO
+    threads: int = Field(1, ge=1, le=1024)
+    """Threads of one run inside ONNX Runtime."""
+    inline_us_max: int = Field(300, ge=0, le=100_000)
+    """A version whose run takes no longer executes on the event loop; longer ones have a thread."""
+
+
+class Admission(Section):
+    """What a candidate may use while it is tried, in a process of its own."""
+
+    deadline_s: float = Field(60.0, gt=0, le=3600)
+    memory_bytes_max: int = Field(6 << 30, ge=256 << 20, le=1 << 44)
+    file_bytes_max: int = Field(8 << 30, ge=1, le=1 << 44)
+
+
+class Metrics(Section):
+    """What is counted."""
+
+    enabled: bool = True
+
+
+class Ray(Section):
+    """How the gateway is deployed on Ray Serve."""
+
+    replicas: int = Field(1, ge=1, le=64)
+    cpus: float = Field(1.0, ge=0, le=256)
+    gpus: float = Field(0.0, ge=0, le=16)
+    health_s: float = Field(1.0, gt=0, le=60)
+    """How often a replica's health is asked for."""
+    address: Literal["local", "auto"] = "local"
+    """`local` starts a cluster of its own, `auto` joins the one that runs on this machine."""
+
+
+class Config(Section):
+    """Everything that can be configured; every setting has a default."""
+
+    server: Server = Server()
+    repository: Repository = Repository()
+    limits: Limits = Limits()
+    queue: Queue = Queue()
+    batching: Batching = Batching()
+    engine: Engine = Engine()
+    admission: Admission = Admission()
+    metrics: Metrics = Metrics()
+    ray: Ray = Ray()
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The message is meant for the person who wrote it."""
+
+
+def load(path: Path) -> Config:
+    """Read `path`.
+
+    Raises
+    ------
+    ConfigError
+        If the file is absent, is not TOML, or holds a wrong or unknown setting.
+    """
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    return parse(document, str(path))
+
+
+def parse(document: dict[str, Any], source: str = "configuration") -> Config:
+    """Validate a configuration already read; `source` begins each line of the error."""
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{source}: {_explain(e)}" for e in error.errors())) from None
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        *parents, name = (str(part) for part in error["loc"])
+        known: Any = Config
+        for parent in parents:
+            known = known.model_fields[parent].annotation
+        near = get_close_matches(name, known.model_fields, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known.model_fields)}"
+        return f"{where}: unknown setting; {hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict | BaseModel):
+        return f"{where}: {message}"
+    return f"{where} = {error['input']!r}: {message}"
