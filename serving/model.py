@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from serving.wire import TensorSpec
+from serving.wire import Datatype, TensorSpec
 
 
 class Device(StrEnum):
@@ -51,11 +51,15 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class WarmupTensor:
-    """A tensor of a `model_warmup` sample, without the batch dimension. `fill` is zero or random."""
+    """A tensor of a `model_warmup` sample, without the batch dimension. `fill` is zero or random.
+
+    `datatype` is what the file says of it, checked against the model's when a version is completed.
+    """
 
     name: str
     shape: tuple[int, ...]
     fill: str
+    datatype: Datatype | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,11 @@ class VersionPolicy:
     latest: int = 1
     specific: tuple[int, ...] = ()
     every: bool = False
+
+    @property
+    def by_age(self) -> bool:
+        """Whether an older version takes the place of one that cannot be loaded."""
+        return not self.every and not self.specific
 
     def choose(self, present: list[int]) -> list[int]:
         """Return those of the versions `present` that are to be loaded, ascending."""

@@ -1,0 +1,405 @@
+"""How the requests for one version become runs: gathered by tick, run inline or in a thread, answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from time import monotonic_ns
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from serving.errors import Cancelled, Expired, Failed, Overloaded, TurnoutError, Unavailable
+from serving.ledger import Cause, Ledger, Reason
+from serving.model import ModelSpec
+from serving.session import Feeds, Stop
+from serving.waiting import NEVER_NS, Waiting
+from serving.wire import InferRequest, Results
+
+log = logging.getLogger("turnout.lane")
+
+TICK_NS_MAX = 5_000_000
+"""How long one flush may keep the loop; what is left runs in the next tick, after the sockets."""
+SLOW_RUNS_MAX = 8
+"""How many inline runs in a row may take far too long before the version gets a thread."""
+
+
+class Runs(Protocol):
+    """What a lane needs of a session."""
+
+    def run(self, feeds: Feeds, stop: Stop) -> list[NDArray[Any]]: ...
+
+
+@dataclass(slots=True)
+class Batch:
+    """Requests that share a run, and what became of it."""
+
+    requests: list[InferRequest]
+    rows: int
+    taken_ns: int
+    started_ns: int = 0
+    ended_ns: int = 0
+    answered_ns: int = 0
+    outputs: list[NDArray[Any]] | None = None
+    error: TurnoutError | None = None
+
+    def over(self, now_ns: int) -> bool:
+        """Say whether nobody waits for this run any longer."""
+        return all(r.dropped or (r.expires_ns and now_ns >= r.expires_ns) for r in self.requests)
+
+
+class Track:
+    """One run at a time: what it is, and the means to stop it."""
+
+    __slots__ = ("batch", "jobs", "stop")
+
+    def __init__(self) -> None:
+        self.batch: Batch | None = None
+        self.stop = Stop()
+        self.jobs: SimpleQueue[Batch | None] = SimpleQueue()
+
+    def end_if_over(self, now_ns: int) -> None:
+        """Stop the run if nobody waits for it. Called by the watchdog's thread."""
+        batch = self.batch
+        if batch is not None and batch.started_ns and batch.over(now_ns):
+            self.stop.now()
+
+
+class Lane:
+    """One version's queue and runs. Everything but `session.run` happens on the event loop.
+
+    Parameters
+    ----------
+    loop : the event loop that owns it
+    spec, session, ledger : what runs, and where it is counted
+    waiting : Waiting
+    inline_ns_max : int
+        Longest run that may execute on the loop; 0 for a version that always has threads.
+    threads : int
+        How many runs may be under way at once where they have threads.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        spec: ModelSpec,
+        session: Runs,
+        ledger: Ledger | None,
+        waiting: Waiting,
+        inline_ns_max: int,
+        threads: int = 1,
+    ) -> None:
+        self._loop = loop
+        self._spec = spec
+        self._session = session
+        self._ledger = ledger
+        self.waiting = waiting
+        self._inline_ns_max = inline_ns_max
+        self._slow_runs = 0
+        self._arrived: list[InferRequest] = []
+        self._inline_track = Track()
+        self._threads_max = threads
+        self._tracks: list[Track] = []
+        self._idle: list[Track] = []
+        self._wake: asyncio.TimerHandle | None = None
+        self._wake_ns = NEVER_NS
+        self._flushing = False
+        self._closed = False
+
+    def __len__(self) -> int:
+        running = sum(len(track.batch.requests) for track in self._tracks if track.batch is not None)
+        return len(self._arrived) + len(self.waiting) + running
+
+    @property
+    def inline(self) -> bool:
+        """Whether runs execute on the event loop."""
+        return self._inline_ns_max > 0
+
+    def submit(self, request: InferRequest) -> None:
+        """Take a request whose layout is bound; its reply is called from the loop, never from here."""
+        self._arrived.append(request)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Run or queue what arrived in this tick."""
+        self._flushing = False
+        arrived, self._arrived = self._arrived, []
+        if self._closed:
+            for request in arrived:
+                error = Unavailable("this version is being unloaded; try again")
+                self._reject(request, error, Cause.UNAVAILABLE)
+        elif self._inline_ns_max and self.waiting.immediate and not self.waiting:
+            self._run_tick(arrived)
+        else:
+            for request in arrived:
+                try:
+                    self.waiting.offer(request)
+                except Overloaded as full:
+                    self._reject(request, full, Cause.QUEUE_FULL)
+            self.pump()
+
+    def _run_tick(self, arrived: list[InferRequest]) -> None:
+        """Run a tick's requests on the loop, those that fit each other together."""
+        now_ns = monotonic_ns()
+        until_ns = now_ns + TICK_NS_MAX
+        groups = self._group(arrived)
+        for position, group in enumerate(groups):
+            if now_ns >= until_ns:
+                self._arrived[:0] = [request for later in groups[position:] for request in later]
+                if not self._flushing:
+                    self._flushing = True
+                    self._loop.call_soon(self._flush)
+                return
+            batch = Batch(group, self._rows(group), now_ns)
+            self._run_inline(batch)
+            now_ns = batch.answered_ns
+
+    def _rows(self, group: list[InferRequest]) -> int:
+        return sum([request.layout.rows for request in group])
+
+    def _group(self, arrived: list[InferRequest]) -> list[list[InferRequest]]:
+        """Split a tick's requests into runs: by key, and by rows within a key."""
+        rows_max = self.waiting.rows_max
+        first = arrived[0].layout
+        if all([request.layout is first for request in arrived]) and first.key is not None:
+            size = max(rows_max // first.rows, 1)
+            if len(arrived) <= size:
+                return [arrived]
+            return [arrived[at : at + size] for at in range(0, len(arrived), size)]
+        groups: list[list[InferRequest]] = []
+        open_groups: dict[Any, tuple[list[InferRequest], int]] = {}
+        for request in arrived:
+            layout = request.layout
+            group, rows = open_groups.get(layout.key, (None, 0)) if layout.key else (None, 0)
+            if group is None or rows + layout.rows > rows_max:
+                group, rows = [], 0
+                groups.append(group)
+            group.append(request)
+            open_groups[layout.key] = (group, rows + layout.rows)
+        return groups
+
+    def _run_inline(self, batch: Batch) -> None:
+        track = self._inline_track
+        track.batch = batch
+        self._run(track, batch)
+        track.batch = None
+        self._finish(batch)
+        if batch.ended_ns - batch.started_ns > 4 * self._inline_ns_max:
+            self._slow_runs += 1
+            if self._slow_runs >= SLOW_RUNS_MAX:
+                log.warning("version=%s event=moved_to_thread run_us=%d", self._spec, self._inline_ns_max // 1000)
+                self._inline_ns_max = 0
+        else:
+            self._slow_runs = 0
+
+    def _run(self, track: Track, batch: Batch) -> None:
+        """Execute a batch; on the loop or in a track's thread."""
+        if track.stop.used:
+            track.stop = Stop()
+        try:
+            feeds = batch.requests[0].layout.feeds(batch.requests, batch.rows)
+            batch.started_ns = monotonic_ns()
+            try:
+                batch.outputs = self._session.run(feeds, track.stop)
+            except Expired:
+                # The watchdog may have meant the run before this one; then nobody here is late.
+                if batch.over(monotonic_ns()):
+                    raise
+                track.stop = Stop()
+                batch.outputs = self._session.run(feeds, track.stop)
+        except TurnoutError as error:
+            batch.error = error
+        batch.ended_ns = monotonic_ns()
+
+    def pump(self) -> None:
+        """Start what can start now, let expire what waited too long, and look again when it is time."""
+        now_ns = monotonic_ns()
+        for request in self.waiting.expire(now_ns):
+            self._give_up(request)
+        while self.waiting:
+            if self._inline_ns_max:
+                requests = self.waiting.take(now_ns)
+                if not requests:
+                    break
+                self._run_inline(Batch(requests, self._rows(requests), now_ns))
+                now_ns = monotonic_ns()
+                continue
+            track = self._free_track()
+            if track is None:
+                break
+            requests = self.waiting.take(now_ns)
+            if not requests:
+                self._idle.append(track)
+                break
+            batch = Batch(requests, self._rows(requests), now_ns)
+            track.batch = batch
+            track.jobs.put(batch)
+        self._arm(now_ns)
+
+    def _free_track(self) -> Track | None:
+        if self._idle:
+            return self._idle.pop()
+        if len(self._tracks) >= self._threads_max:
+            return None
+        track = Track()
+        self._tracks.append(track)
+        name = f"turnout-run-{self._spec}"
+        threading.Thread(target=self._work, args=(track,), name=name, daemon=True).start()
+        return track
+
+    def _work(self, track: Track) -> None:
+        """Run what the loop hands over. The body of a track's thread."""
+        while (batch := track.jobs.get()) is not None:
+            try:
+                self._run(track, batch)
+            except Exception as error:  # A fault of ours must not leave callers waiting for ever.
+                log.exception("version=%s event=run_broke", self._spec)
+                batch.error = Failed(f"the run broke off: {type(error).__name__}")
+            self._loop.call_soon_threadsafe(self._done, track, batch)
+
+    def _done(self, track: Track, batch: Batch) -> None:
+        track.batch = None
+        self._idle.append(track)
+        # The thread gets its next batch before this one's answers are written.
+        if not self._closed:
+            self.pump()
+        self._finish(batch)
+
+    def _finish(self, batch: Batch) -> None:
+        """Answer the requests of a batch that ran."""
+        if batch.error is None:
+            batch.error = self._check(batch)
+        if batch.error is not None:
+            for request in batch.requests:
+                if not request.dropped:
+                    self._fail(request, batch.error, Reason.BACKEND)
+            batch.answered_ns = monotonic_ns()
+            return
+        assert batch.outputs is not None
+        artifact = self._spec.artifact
+        results = Results(
+            artifact.model, str(artifact.version), self._spec.outputs, batch.outputs, batch.rows
+        )
+        at = 0
+        arrivals: list[int] = []
+        for request in batch.requests:
+            stop = at + request.layout.rows
+            if not request.dropped:
+                arrivals.append(request.arrived_ns)
+                try:
+                    request.reply.answer(request, results, at, stop)
+                except TurnoutError as error:
+                    arrivals.pop()
+                    self._fail(request, error, Reason.BACKEND)
+            at = stop
+        batch.answered_ns = monotonic_ns()
+        if self._ledger is not None and arrivals:
+            self._ledger.batch(
+                arrivals, batch.taken_ns, batch.started_ns, batch.ended_ns, batch.answered_ns, batch.rows or 1
+            )
+
+    def _check(self, batch: Batch) -> TurnoutError | None:
+        """Return an error if the outputs cannot be cut into the requests' rows."""
+        if not batch.rows or batch.outputs is None:
+            return None
+        for spec, array in zip(self._spec.outputs, batch.outputs, strict=True):
+            if not array.shape or array.shape[0] != batch.rows:
+                return Failed(
+                    f"output {spec.name!r} has shape {list(array.shape)} for a batch of {batch.rows} rows; "
+                    "the model's rows cannot be told apart, so set max_batch_size: 0"
+                )
+        return None
+
+    def _give_up(self, request: InferRequest) -> None:
+        """End a request that waited too long, or whose client left."""
+        if request.dropped:
+            self._fail(request, Cancelled("the client is gone"), Reason.CANCELED)
+        else:
+            self._reject(request, Expired("the request's deadline passed while it waited"), Cause.TIMEOUT)
+
+    def _reject(self, request: InferRequest, error: TurnoutError, cause: Cause) -> None:
+        """Tell a request that it will not run."""
+        request.dropped = True
+        if self._ledger is not None:
+            self._ledger.reject(cause, monotonic_ns() - request.arrived_ns)
+        request.reply.fail(request, error)
+
+    def _fail(self, request: InferRequest, error: TurnoutError, reason: Reason) -> None:
+        """Tell a request that it ran, or was to run, in vain."""
+        request.dropped = True
+        if self._ledger is not None:
+            self._ledger.fail(reason, monotonic_ns() - request.arrived_ns)
+        request.reply.fail(request, error)
+
+    def _arm(self, now_ns: int) -> None:
+        at_ns = self.waiting.wake_ns(now_ns)
+        if at_ns == self._wake_ns and self._wake is not None:
+            return
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        self._wake_ns = at_ns
+        if at_ns < NEVER_NS:
+            delay_s = max(at_ns - now_ns, 0) / 1e9
+            self._wake = self._loop.call_later(delay_s, self._look_again)
+
+    def _look_again(self) -> None:
+        self._wake = None
+        self._wake_ns = NEVER_NS
+        self.pump()
+
+    def watch(self, now_ns: int) -> None:
+        """End runs that nobody waits for. Called by the watchdog's thread."""
+        self._inline_track.end_if_over(now_ns)
+        for track in list(self._tracks):
+            track.end_if_over(now_ns)
+
+    def expire_running(self, now_ns: int) -> None:
+        """Tell those whose deadline passed during a run; the run goes on for the others of its batch."""
+        for track in self._tracks:
+            for request in track.batch.requests if track.batch is not None else ():
+                if not request.dropped and request.expires_ns and now_ns >= request.expires_ns:
+                    self._fail(request, Expired("the model did not finish in time"), Reason.BACKEND)
+
+    async def close(self) -> None:
+        """Refuse what comes, finish what is under way, and end the threads."""
+        while len(self):
+            await asyncio.sleep(0.005)
+        self._closed = True
+        if self._wake is not None:
+            self._wake.cancel()
+        for track in self._tracks:
+            track.jobs.put(None)
+        del self._session  # Its memory goes back even while somebody still holds this lane.
+
+
+class Watchdog:
+    """The thread that ends runs past their deadline, also one that holds up the event loop."""
+
+    PERIOD_S = 0.02
+
+    def __init__(self, lanes: Callable[[], list[Lane]]) -> None:
+        self._lanes = lanes
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="turnout-watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching, and wait for the thread."""
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self.PERIOD_S):
+            now_ns = monotonic_ns()
+            for lane in self._lanes():
+                lane.watch(now_ns)

@@ -1,0 +1,134 @@
+"""The gateway with its listeners in one event loop: a process of its own, or a thread of a Ray replica."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Callable
+
+import uvloop
+
+from serving import listen_metrics
+from serving.config import Config, ConfigError
+from serving.gateway import Gateway
+from serving.listen_http import Listener
+from serving.metrics import Reading, ServerReading, VersionReading, registry
+from serving.sockets import bound_at, listen
+
+log = logging.getLogger("turnout")
+
+SWITCH_INTERVAL_S = 0.001
+"""How long a thread may keep the interpreter from another: a model's thread that is done should not wait 5 ms."""
+
+
+class Serving:
+    """A gateway, its HTTP listener and its metrics, on sockets that are bound and listen already."""
+
+    def __init__(self, config: Config, http: socket.socket, metrics: socket.socket) -> None:
+        self._config = config
+        self._http = http
+        self._metrics_socket = metrics
+        self._metrics: listen_metrics.Server | None = None
+        self._gateway: Gateway | None = None
+        self._listener: Listener | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are accepted and every live version is servable."""
+        return self._listener is not None and self._gateway is not None and self._gateway.ready
+
+    async def start(self) -> None:
+        """Load and warm the models, then accept requests. On the event loop that is to serve.
+
+        Raises
+        ------
+        ConfigError
+            If the certificate or the repository cannot be used.
+        """
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        tls = tls_context(self._config)
+        self._gateway = Gateway(self._config)
+        self._metrics = listen_metrics.serve(self._metrics_socket, registry(self.read))
+        await self._gateway.start()
+        self._listener = Listener(self._gateway)
+        await self._listener.start(self._http, tls)
+
+    async def drain(self) -> None:
+        """Accept no more, answer what is under way within `server.drain_s_max`, and end."""
+        if self._gateway is not None:
+            self._gateway.draining = True
+        if self._listener is not None:
+            await self._listener.drain(self._config.server.drain_s_max)
+        if self._gateway is not None:
+            await self._gateway.close()
+        if self._metrics is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._metrics.close)
+
+    def read(self) -> Reading:
+        """Return what the metrics show. Any thread may call it."""
+        server = ServerReading()
+        if self._listener is not None:
+            listener = self._listener
+            server = ServerReading(listener.connections, listener.bodies.bytes_now, dict(listener.rejections))
+        if self._gateway is None or not self._config.metrics.enabled:
+            return Reading({}, server)
+        versions = {
+            (servable.spec.artifact.model, str(servable.spec.artifact.version)): VersionReading(
+                servable.ledger.snapshot(),
+                len(servable.lane),
+                len(servable.lane.waiting),
+                {"cpu": servable.memory_bytes},
+                servable.load_s,
+            )
+            for servable in self._gateway.shelf.loaded.all()
+        }
+        return Reading(versions, server)
+
+
+def tls_context(config: Config) -> ssl.SSLContext | None:
+    """Return the context of the configured certificate, or None without one."""
+    server = config.server
+    if server.tls_certificate is None or server.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(server.tls_certificate, server.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"server.tls_certificate, server.tls_key: {error}") from None
+    return context
+
+
+def run(config: Config, announce: Callable[[str, str], None] | None = None) -> None:
+    """Serve in this process until SIGINT or SIGTERM.
+
+    Parameters
+    ----------
+    announce : callable, optional
+        Told once where HTTP and metrics are to be found, when requests are accepted.
+    """
+    http, metrics = listen(config.server.http), listen(config.server.metrics)
+    uvloop.run(_serve(config, http, metrics, announce))
+
+
+async def _serve(
+    config: Config, http: socket.socket, metrics: socket.socket, announce: Callable[[str, str], None] | None
+) -> None:
+    over = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, over.set)
+    serving = Serving(config, http, metrics)
+    starting = loop.create_task(serving.start())
+    ending = loop.create_task(over.wait())
+    await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        starting.result()
+        if announce is not None:
+            announce(bound_at(http), bound_at(metrics))
+        await ending
+        await serving.drain()
