@@ -49,7 +49,10 @@ class Server(Section):
     @model_validator(mode="after")
     def _check(self) -> Server:
         for name in ("http", "metrics"):
-            host, _ = address(getattr(self, name))
+            try:
+                host, _ = address(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
             if not ipaddress.ip_address(host).is_loopback and host not in self.expose:
                 raise ValueError(
                     f"{name} = {getattr(self, name)!r} is reachable from other machines; "
@@ -114,7 +117,7 @@ class Batching(Section):
     """How requests that arrive together share a run, where a model's own file does not say."""
 
     rows_max: int = Field(64, ge=1, le=4096)
-    """The largest batch of a model that does not say and whose rows were shown to be independent; 1 is off."""
+    """Largest batch of a model that does not say and whose rows were shown to be independent; 1 is off."""
 
 
 class Engine(Section):

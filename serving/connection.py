@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from serving import resources
 from serving.answer import encode, frame
+from serving.body_receiver import BodyReceiver
 from serving.codec_binary import decode as decode_binary
 from serving.codec_binary import decode_raw
 from serving.codec_json import decode as decode_json
-from serving.content_coding import compress, decompress, worth
-from serving.errors import Failed, HeadTooLarge, Invalid, TooSlow, TurnoutError, Unavailable
-from serving.http_answer import CONTINUE, error_message, message
+from serving.content_coding import decompress
+from serving.errors import Failed, TooSlow, TurnoutError, Unavailable
+from serving.http_answer import CONTINUE, error_message, inference_message, message
 from serving.http_body import Chunks
 from serving.http_head import Head
 from serving.target import Resource
@@ -48,14 +49,15 @@ class Connection(asyncio.Protocol):
     """One client. Also the `Reply` of the request under way."""
 
     __slots__ = (
-        "_body", "_busy", "_choked_ns", "_chunks", "_discard", "_ending", "_free", "_head", "_heads", "_idle_ns",
-        "_lingers_ns", "_listener", "_paused", "_request", "_seen", "_since_ns", "_tail", "_transport", "served",
+        "_body", "_busy", "_choked_ns", "_chunks", "_discard", "_ending", "_free", "_head", "_heads",
+        "_idle_ns", "_lingers_ns", "_listener", "_paused", "_request", "_seen", "_since_ns", "_tail",
+        "served", "transport",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._heads = listener.heads
-        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # Set once connected.
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # Set once connected.
         self._head: Head | None = None
         self._request: InferRequest | None = None
         self._free = True
@@ -78,7 +80,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection, or turn it away if there are too many."""
-        self._transport = transport  # type: ignore[assignment]
+        self.transport = transport  # type: ignore[assignment]
         if not self._listener.admit(self):
             self._send_error(Unavailable("too many connections; try again later"), keep_alive=False)
 
@@ -99,7 +101,7 @@ class Connection(asyncio.Protocol):
         if self._request is not None:
             self._request.dropped = True
             self._request = None
-        self._let_go_body()
+        self._drop_body(read=True)
         self._listener.forget(self)
 
     def eof_received(self) -> bool:
@@ -127,7 +129,7 @@ class Connection(asyncio.Protocol):
             self._tail += data
             if len(self._tail) > TAIL_BYTES_MAX and not self._paused:
                 self._paused = True
-                self._transport.pause_reading()
+                self.transport.pause_reading()
             return
         if self._tail:
             data = self._tail + data
@@ -141,12 +143,11 @@ class Connection(asyncio.Protocol):
                 data = self._parse_more_body(data)
                 continue
             end = data.find(b"\r\n\r\n") + 4
-            if end < 4:
-                self._await_head(data)
-                data = b""
-                continue
+            if end < 4 and len(data) <= self._listener.limits.head_bytes_max:
+                self._since_ns = self._since_ns or monotonic_ns()
+                break
             try:
-                head = self._listener.head(data[:end])
+                head = self._listener.head(data[:end] if end >= 4 else data)
             except TurnoutError as error:
                 self._send_error(error, keep_alive=False)
                 return
@@ -166,29 +167,20 @@ class Connection(asyncio.Protocol):
             self._busy or self._choked_ns or self._ending or self._tail or self._discard or self._chunks
         )
 
-    def _await_head(self, data: bytes) -> None:
-        """Keep a head that has not ended, unless it is too long already."""
-        self._since_ns = self._since_ns or monotonic_ns()
-        if len(data) > self._listener.limits.head_bytes_max:
-            self._send_error(HeadTooLarge("the head is longer than limits.head_bytes_max"), keep_alive=False)
-        else:
-            self._tail = data
-
     def _begin_body(self, head: Head, data: bytes, end: int) -> bytes:
         """Prepare for a body that is not all there; return the bytes that are not yet dealt with."""
         gathered = bool(self._since_ns)
         self._since_ns = self._since_ns or monotonic_ns()
         error = head.problem or self._listener.too_much(head.content_length)
-        waits = head.expect_continue and len(data) == end
         if error is not None:
-            # A client that waits for "100 Continue" sends no body after an error.
-            rest = 0 if waits else head.content_length
-            keep_alive = head.keep_alive and not head.chunked and rest <= DISCARD_BYTES_MAX
-            self._discard = rest if keep_alive else 0
+            # After an error, a client that waits for "100 Continue" may send its body or not: nobody knows.
+            short = head.content_length <= DISCARD_BYTES_MAX and not head.chunked and not head.expect_continue
+            keep_alive = head.keep_alive and short
+            self._discard = head.content_length if keep_alive else 0
             self._send_error(error, keep_alive=keep_alive)
             return data[end:]
-        if waits:
-            self._transport.write(CONTINUE)
+        if head.expect_continue and len(data) == end:
+            self.transport.write(CONTINUE)
         if head.chunked:
             self._chunks = Chunks(self._listener.limits)
             return data[end:]
@@ -196,7 +188,7 @@ class Connection(asyncio.Protocol):
             self._tail = data
             return b""
         self._body = self._listener.bodies.take(head.content_length)
-        BodyReceiver(self, self._transport, self._body, memoryview(data)[end:])
+        BodyReceiver(self, self.transport, self._body, memoryview(data)[end:])
         return b""
 
     def body_received(self) -> None:
@@ -252,9 +244,9 @@ class Connection(asyncio.Protocol):
             self._send_error(error, keep_alive=head.keep_alive)
         else:
             self._busy = False
-            self._release_body()
+            self._drop_body(read=False)
             self._head = replace(head, coding="")
-            if not self._transport.is_closing():
+            if not self.transport.is_closing():
                 self._attempt(self._head, plain)
         if not self._busy:
             self._go_on()
@@ -274,17 +266,14 @@ class Connection(asyncio.Protocol):
             log.exception("event=handler_broke resource=%s", head.target.resource)
             self._send_error(Failed("an internal error; it was logged"), keep_alive=head.keep_alive)
         if self._body is not None and not self._busy:
-            self._release_body()
+            self._drop_body(read=False)
 
     def _infer(self, head: Head, body: bytes | memoryview) -> None:
         listener = self._listener
         target = head.target
-        json_bytes = head.json_bytes
-        if json_bytes:
-            if json_bytes > len(body):
-                raise Invalid("Inference-Header-Content-Length is larger than the body")
-            call, payloads, id_ = decode_binary(body, json_bytes, listener.limits)
-        elif json_bytes is None:
+        if head.json_bytes:
+            call, payloads, id_ = decode_binary(body, head.json_bytes, listener.limits)
+        elif head.json_bytes is None:
             call, payloads, id_ = decode_json(body, listener.limits)
         else:
             spec = listener.gateway.find(target.model, target.version).spec
@@ -297,7 +286,7 @@ class Connection(asyncio.Protocol):
 
     def _answer_plainly(self, head: Head, body: bytes) -> None:
         plain = resources.answer(self._listener.gateway, head.target, body)
-        keep_alive = self._goes_on(head)
+        keep_alive = head.keep_alive and not self._listener.draining
         data = message(plain.status, plain.body, keep_alive=keep_alive, with_body=head.method != "HEAD")
         self._send(data, keep_alive=keep_alive)
 
@@ -309,14 +298,14 @@ class Connection(asyncio.Protocol):
             return
         head = self._head
         if head.keep_alive and not head.accept and not self._listener.draining:  # type: ignore[union-attr]
-            self._transport.write(frame(request, results, start, stop))
+            self.transport.write(frame(request, results, start, stop))
         else:
             self._answer_fully(request, results, start, stop)
         self._request = None
         self._busy = False
         self._free = True
         if self._body is not None:
-            self._release_body()
+            self._drop_body(read=False)
         if self._tail or self._ending or self._choked_ns:
             self._go_on()
 
@@ -324,17 +313,9 @@ class Connection(asyncio.Protocol):
         """Send an answer that may be compressed, or is the connection's last."""
         head = self._head
         assert head is not None
+        keep_alive = head.keep_alive and not self._listener.draining
         encoded = encode(request, results, start, stop)
-        body = b"".join(encoded.parts)
-        extra: tuple[tuple[str, str], ...] = ()
-        if encoded.json_bytes is not None:
-            extra = (("inference-header-content-length", str(encoded.json_bytes)),)
-        if head.accept and worth(body):
-            body = compress(body, head.accept)
-            extra = (*extra, ("content-encoding", head.accept))
-        keep_alive = self._goes_on(head)
-        data = message(200, body, encoded.content_type, keep_alive=keep_alive, extra=extra)
-        self._send(data, keep_alive=keep_alive)
+        self._send(inference_message(encoded, head.accept, keep_alive=keep_alive), keep_alive=keep_alive)
 
     def fail(self, request: InferRequest, error: TurnoutError) -> None:
         """Send why a request has no answer. Its run may still be reading its body, so that is let go."""
@@ -342,131 +323,74 @@ class Connection(asyncio.Protocol):
             return
         assert self._head is not None
         self._request = None
-        self._let_go_body()
+        self._drop_body(read=True)
         self._send_error(error, keep_alive=self._head.keep_alive)
         self._go_on()
-
-    def _goes_on(self, head: Head) -> bool:
-        return head.keep_alive and not self._listener.draining
 
     def _send_error(self, error: TurnoutError, *, keep_alive: bool) -> None:
         """Send an error; without `keep_alive`, end the connection once the client had time to read it."""
         self._listener.count(error)
         self._busy = False
-        self._release_body()
-        if not self._transport.is_closing():
+        self._drop_body(read=False)
+        if not self.transport.is_closing():
             keep_alive = keep_alive and not self._listener.draining
             with_body = self._head is None or self._head.method != "HEAD"
-            self._send(error_message(error, keep_alive=keep_alive, with_body=with_body), keep_alive=keep_alive)
+            self._send(
+                error_message(error, keep_alive=keep_alive, with_body=with_body), keep_alive=keep_alive
+            )
 
     def _send(self, data: bytes, *, keep_alive: bool) -> None:
-        self._transport.write(data)
+        self.transport.write(data)
         if not keep_alive:
             self._end()
 
     def _end(self) -> None:
         """Close once all is sent. Input is read and dropped for a moment: closing a socket with unread
-        input resets the connection, and the client might never see the answer."""
+        input resets the connection, and the client might never see the answer.
+        """
         self._ending = True
         self._free = False
         self._lingers_ns = monotonic_ns()
         self._tail = b""
         self._chunks = None
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         else:
-            self._transport.close()
+            self.transport.close()
 
     def _go_on(self) -> None:
         """Serve what came in while the connection was busy."""
         if self._paused and not self._ending:
             self._paused = False
-            self._transport.resume_reading()
+            self.transport.resume_reading()
         data, self._tail = self._tail, b""
         self._parse(data)
 
-    def _release_body(self) -> None:
+    def _drop_body(self, *, read: bool) -> None:
+        """Give up the buffer of a large body; one that a run may still be `read`ing is not used again."""
         if self._body is not None:
-            self._listener.bodies.give_back(self._body)
-            self._body = None
-
-    def _let_go_body(self) -> None:
-        if self._body is not None:
-            self._listener.bodies.let_go(self._body)
+            self._listener.bodies.give_back(self._body, read=read)
             self._body = None
 
     # --- Time.
-
-    def cut(self) -> None:
-        """End at once."""
-        self._transport.abort()
 
     def look(self, now_ns: int) -> None:
         """Act on what has taken too long. Called by the listener about once a second."""
         limits = self._listener.limits
         if self._choked_ns and now_ns - self._choked_ns > limits.send_s_max * 1e9:
-            self._transport.abort()
+            self.transport.abort()
         elif self._lingers_ns:
             if now_ns - self._lingers_ns > LINGER_NS:
-                self._transport.abort()
+                self.transport.abort()
         elif self._since_ns and not self._busy:
             if now_ns - self._since_ns <= limits.receive_s_max * 1e9:
                 return
             if self._discard:  # It has its answer already.
-                self._transport.abort()
+                self.transport.abort()
             else:
-                self._let_go_body()
+                self._drop_body(read=True)
                 self._send_error(TooSlow("the request was not complete in time"), keep_alive=False)
         elif self._busy or self.served != self._seen:
             self._seen, self._idle_ns = self.served, now_ns
         elif now_ns - self._idle_ns > self._listener.idle_ns_max:
-            self._transport.close()
-
-
-class BodyReceiver(asyncio.BufferedProtocol):
-    """Stands in for a connection while a large body arrives, and lets the kernel write it into place."""
-
-    __slots__ = ("_body", "_connection", "_filled", "_transport")
-
-    def __init__(
-        self, connection: Connection, transport: asyncio.Transport, body: memoryview, first: memoryview
-    ) -> None:
-        self._connection = connection
-        self._transport = transport
-        self._body = body
-        self._filled = len(first)
-        body[: len(first)] = first
-        self._hand_over(self)
-
-    def _hand_over(self, protocol: asyncio.BaseProtocol) -> None:
-        """Give the transport another protocol; it looks at which kind it is when reading begins."""
-        self._transport.pause_reading()
-        self._transport.set_protocol(protocol)
-        self._transport.resume_reading()
-
-    def get_buffer(self, _hint: int) -> memoryview:
-        """Return the part that is still empty, and no more: the next request is not ours."""
-        return self._body[self._filled :]
-
-    def buffer_updated(self, count: int) -> None:
-        """Take `count` bytes more."""
-        self._filled += count
-        if self._filled == len(self._body):
-            self._hand_over(self._connection)
-            self._connection.body_received()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Tell the connection."""
-        self._connection.connection_lost(error)
-
-    def eof_received(self) -> bool:
-        """End with the client."""
-        return False
-
-    def pause_writing(self) -> None:
-        """Tell the connection, which may still be sending an answer."""
-        self._connection.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Tell the connection."""
-        self._connection.resume_writing()
+            self.transport.close()

@@ -13,8 +13,8 @@ from time import monotonic_ns
 from router.table import NoRoute, pick
 from serving.config import Config
 from serving.errors import Unavailable, Unknown
-from serving.lane import Watchdog
 from serving.shelf import Servable, Shelf
+from serving.track import Watchdog
 from serving.wire import InferRequest
 
 log = logging.getLogger("turnout.gateway")
@@ -94,7 +94,9 @@ class Gateway:
         except NoRoute as error:
             standing = self.shelf.index.get(model, {})
             if standing and (not version or version in standing):
-                raise Unavailable(f"model {model!r} is known but not ready; see the repository index") from None
+                raise Unavailable(
+                    f"model {model!r} is known but not ready; see the repository index"
+                ) from None
             raise Unknown(str(error)) from None
         return loaded.servables[model][chosen]
 
@@ -112,5 +114,5 @@ class Gateway:
             await asyncio.sleep(period_s)
             try:
                 await self.shelf.refresh(self.config.repository.models)
-            except OSError as error:
-                log.error("event=repository_unreadable reason=%r", error.strerror)
+            except (OSError, ValueError) as error:
+                log.error("event=repository_unreadable reason=%r", str(error))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import orjson
 
+from serving.answer import Encoded
+from serving.content_coding import compress, worth
 from serving.errors import HTTP_STATUS, Overloaded, TurnoutError, WrongMethod
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-REASONS = {status: reason for status, reason in HTTP_STATUS.values()} | {200: "OK"}
+REASONS = {**dict(HTTP_STATUS.values()), 200: "OK"}
 JSON = "application/json"
 
 
@@ -42,3 +44,15 @@ def error_message(error: TurnoutError, *, keep_alive: bool, with_body: bool = Tr
         extra = (("allow", error.allow),)
     body = orjson.dumps({"error": str(error).encode("utf-8", "replace").decode()})
     return message(status, body, keep_alive=keep_alive, with_body=with_body, extra=extra)
+
+
+def inference_message(encoded: Encoded, coding: str, *, keep_alive: bool) -> bytes:
+    """Return an inference's answer, compressed with `coding` where the client takes it and it pays."""
+    body = b"".join(encoded.parts)
+    extra: tuple[tuple[str, str], ...] = ()
+    if encoded.json_bytes is not None:
+        extra = (("inference-header-content-length", str(encoded.json_bytes)),)
+    if coding and worth(body):
+        body = compress(body, coding)
+        extra = (*extra, ("content-encoding", coding))
+    return message(200, body, encoded.content_type, keep_alive=keep_alive, extra=extra)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from queue import SimpleQueue
 from time import monotonic_ns
 from typing import Any, Protocol
 
@@ -17,6 +14,7 @@ from serving.errors import Cancelled, Expired, Failed, Overloaded, TurnoutError,
 from serving.ledger import Cause, Ledger, Reason
 from serving.model import ModelSpec
 from serving.session import Feeds, Stop
+from serving.track import Batch, Track
 from serving.waiting import NEVER_NS, Waiting
 from serving.wire import InferRequest, Results
 
@@ -31,42 +29,8 @@ SLOW_RUNS_MAX = 8
 class Runs(Protocol):
     """What a lane needs of a session."""
 
-    def run(self, feeds: Feeds, stop: Stop) -> list[NDArray[Any]]: ...
-
-
-@dataclass(slots=True)
-class Batch:
-    """Requests that share a run, and what became of it."""
-
-    requests: list[InferRequest]
-    rows: int
-    taken_ns: int
-    started_ns: int = 0
-    ended_ns: int = 0
-    answered_ns: int = 0
-    outputs: list[NDArray[Any]] | None = None
-    error: TurnoutError | None = None
-
-    def over(self, now_ns: int) -> bool:
-        """Say whether nobody waits for this run any longer."""
-        return all(r.dropped or (r.expires_ns and now_ns >= r.expires_ns) for r in self.requests)
-
-
-class Track:
-    """One run at a time: what it is, and the means to stop it."""
-
-    __slots__ = ("batch", "jobs", "stop")
-
-    def __init__(self) -> None:
-        self.batch: Batch | None = None
-        self.stop = Stop()
-        self.jobs: SimpleQueue[Batch | None] = SimpleQueue()
-
-    def end_if_over(self, now_ns: int) -> None:
-        """Stop the run if nobody waits for it. Called by the watchdog's thread."""
-        batch = self.batch
-        if batch is not None and batch.started_ns and batch.over(now_ns):
-            self.stop.now()
+    def run(self, feeds: Feeds, stop: Stop) -> list[NDArray[Any]]:
+        """Run once; `stop` ends it from another thread."""
 
 
 class Lane:
@@ -95,6 +59,7 @@ class Lane:
     ) -> None:
         self._loop = loop
         self._spec = spec
+        self._model, self._version = spec.artifact.model, str(spec.artifact.version)
         self._session = session
         self._ledger = ledger
         self.waiting = waiting
@@ -167,7 +132,9 @@ class Lane:
         """Split a tick's requests into runs: by key, and by rows within a key."""
         rows_max = self.waiting.rows_max
         first = arrived[0].layout
-        if all([request.layout is first for request in arrived]) and first.key is not None:
+        if len(arrived) == 1:
+            return [arrived]
+        if first.key is not None and all([request.layout is first for request in arrived]):
             size = max(rows_max // first.rows, 1)
             if len(arrived) <= size:
                 return [arrived]
@@ -193,7 +160,9 @@ class Lane:
         if batch.ended_ns - batch.started_ns > 4 * self._inline_ns_max:
             self._slow_runs += 1
             if self._slow_runs >= SLOW_RUNS_MAX:
-                log.warning("version=%s event=moved_to_thread run_us=%d", self._spec, self._inline_ns_max // 1000)
+                log.warning(
+                    "version=%s event=moved_to_thread run_us=%d", self._spec, self._inline_ns_max // 1000
+                )
                 self._inline_ns_max = 0
         else:
             self._slow_runs = 0
@@ -282,10 +251,7 @@ class Lane:
             batch.answered_ns = monotonic_ns()
             return
         assert batch.outputs is not None
-        artifact = self._spec.artifact
-        results = Results(
-            artifact.model, str(artifact.version), self._spec.outputs, batch.outputs, batch.rows
-        )
+        results = Results(self._model, self._version, self._spec.outputs, batch.outputs, batch.rows)
         at = 0
         arrivals: list[int] = []
         for request in batch.requests:
@@ -306,14 +272,14 @@ class Lane:
 
     def _check(self, batch: Batch) -> TurnoutError | None:
         """Return an error if the outputs cannot be cut into the requests' rows."""
-        if not batch.rows or batch.outputs is None:
-            return None
-        for spec, array in zip(self._spec.outputs, batch.outputs, strict=True):
-            if not array.shape or array.shape[0] != batch.rows:
-                return Failed(
-                    f"output {spec.name!r} has shape {list(array.shape)} for a batch of {batch.rows} rows; "
-                    "the model's rows cannot be told apart, so set max_batch_size: 0"
-                )
+        if batch.rows and batch.outputs is not None:
+            for index, array in enumerate(batch.outputs):
+                if array.shape[:1] != (batch.rows,):
+                    name = self._spec.outputs[index].name
+                    return Failed(
+                        f"output {name!r} has shape {list(array.shape)} for a batch of {batch.rows} rows; "
+                        "the model's rows cannot be told apart, so set max_batch_size: 0"
+                    )
         return None
 
     def _give_up(self, request: InferRequest) -> None:
@@ -377,29 +343,3 @@ class Lane:
         for track in self._tracks:
             track.jobs.put(None)
         del self._session  # Its memory goes back even while somebody still holds this lane.
-
-
-class Watchdog:
-    """The thread that ends runs past their deadline, also one that holds up the event loop."""
-
-    PERIOD_S = 0.02
-
-    def __init__(self, lanes: Callable[[], list[Lane]]) -> None:
-        self._lanes = lanes
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="turnout-watchdog", daemon=True)
-
-    def start(self) -> None:
-        """Begin to watch."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop watching, and wait for the thread."""
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(self.PERIOD_S):
-            now_ns = monotonic_ns()
-            for lane in self._lanes():
-                lane.watch(now_ns)

@@ -36,24 +36,15 @@ class Layout:
 
         The payload of a request that runs alone is viewed, not copied.
         """
-        if len(requests) == 1:
-            payloads = requests[0].payloads
-            return {
-                name: _array(payloads[index], dtype, shape)
-                for name, index, dtype, shape in zip(
-                    self.names, self.payloads, self.dtypes, self.shapes, strict=True
-                )
-            }
-        return {
-            name: _join(
-                [request.payloads[request.layout.payloads[position]] for request in requests],
-                dtype,
-                (rows, *shape[1:]),
-            )
-            for position, (name, dtype, shape) in enumerate(
-                zip(self.names, self.dtypes, self.shapes, strict=True)
-            )
-        }
+        feeds = {}
+        for position, name in enumerate(self.names):
+            dtype, shape = self.dtypes[position], self.shapes[position]
+            if len(requests) == 1:
+                feeds[name] = _array(requests[0].payloads[self.payloads[position]], dtype, shape)
+            else:
+                parts = [request.payloads[request.layout.payloads[position]] for request in requests]
+                feeds[name] = _join(parts, dtype, (rows, *shape[1:]))
+        return feeds
 
 
 def _array(payload: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -137,5 +128,7 @@ def _wanted(spec: ModelSpec, call: Call) -> tuple[int, ...]:
     for output in call.outputs:
         if output.name not in position:
             known = ", ".join(position)
-            raise Invalid(f"model {spec.artifact.model!r} has no output {output.name!r}; its outputs: {known}")
+            raise Invalid(
+                f"model {spec.artifact.model!r} has no output {output.name!r}; its outputs: {known}"
+            )
     return tuple(position[output.name] for output in call.outputs)

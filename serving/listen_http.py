@@ -53,19 +53,19 @@ class Bodies:
                 del self._spares[position]
                 self._spare_bytes -= whole
                 return spare[:length]
-        return memoryview(np.empty(length, np.uint8))
+        return np.empty(length, np.uint8).data
 
-    def give_back(self, buffer: memoryview) -> None:
-        """Take back a buffer that nobody reads any longer."""
+    def give_back(self, buffer: memoryview, *, read: bool) -> None:
+        """Take back a buffer; one that a run may still be `read`ing goes when that ends."""
         self.bytes_now -= len(buffer)
         whole = memoryview(buffer.obj)
-        if len(self._spares) < self.SPARES_MAX and self._spare_bytes + len(whole) <= self.SPARE_BYTES_MAX:
+        if (
+            not read
+            and len(self._spares) < self.SPARES_MAX
+            and self._spare_bytes + len(whole) <= self.SPARE_BYTES_MAX
+        ):
             self._spares.append(whole)
             self._spare_bytes += len(whole)
-
-    def let_go(self, buffer: memoryview) -> None:
-        """Stop counting a buffer that a run may still be reading; it goes when that ends."""
-        self.bytes_now -= len(buffer)
 
 
 class Listener:
@@ -117,7 +117,9 @@ class Listener:
     def too_much(self, length: int) -> TurnoutError | None:
         """Say what speaks against a body of `length` bytes: its size, or those that are here already."""
         if length > self.limits.body_bytes_max:
-            return TooLarge(f"a body of {length} bytes; limits.body_bytes_max is {self.limits.body_bytes_max}")
+            return TooLarge(
+                f"a body of {length} bytes; limits.body_bytes_max is {self.limits.body_bytes_max}"
+            )
         if self.bodies.bytes_now + length > self.limits.bodies_bytes_max:
             return Unavailable("too many large requests at once; try again later")
         return None
@@ -155,7 +157,6 @@ class Listener:
         if self._looking is not None:
             self._looking.cancel()
         for connection in list(self._connections):
-            connection.cut()
+            connection.transport.abort()
         while self._connections and monotonic_ns() < until_ns + int(1e9):
             await asyncio.sleep(0.01)
-

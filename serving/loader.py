@@ -19,8 +19,8 @@ from serving.config import Config
 from serving.device import choose, gpus
 from serving.errors import Failed
 from serving.model import Artifact, Device, ModelConfig, ModelSpec, Warmup
-from serving.signature import complete, could_batch, signature
 from serving.session import Feeds, Session, Stop, open_onnx
+from serving.signature import complete, could_batch, signature
 from serving.wire import TensorSpec
 
 log = logging.getLogger("turnout.loader")
@@ -47,6 +47,9 @@ class Prepared:
     full_ns: int
     load_s: float
     memory_bytes: int
+
+    def __str__(self) -> str:
+        return f"load_s={self.load_s:.3f} run_us={self.run_ns // 1000} rows_max={self.spec.rows_max}"
 
     def inline(self, inline_us_max: int) -> bool:
         """Say whether runs are short enough for the event loop, full batches included."""

@@ -22,7 +22,7 @@ from serving.sockets import bound_at, listen
 log = logging.getLogger("turnout")
 
 SWITCH_INTERVAL_S = 0.001
-"""How long a thread may keep the interpreter from another: a model's thread that is done should not wait 5 ms."""
+"""How long a thread may keep the interpreter: a model's thread that is done should not wait 5 ms for it."""
 
 
 class Serving:

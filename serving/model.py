@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from serving.wire import Datatype, TensorSpec
 
@@ -153,5 +152,3 @@ class ModelSpec:
     def input(self, name: str) -> TensorSpec | None:
         """Return the input called `name`."""
         return next((each for each in self.inputs if each.name == name), None)
-
-

@@ -17,7 +17,7 @@ from serving.wire import TensorSpec
 
 SERVER_NAME = "turnout"
 SERVER_VERSION = "0.1.0"
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository(index)", "parameters", "schedule_policy")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "schedule_policy")
 PLATFORM = "onnxruntime_onnx"
 
 
@@ -91,9 +91,9 @@ def _index(gateway: Gateway, _target: Target, body: bytes) -> Plain:
             asked = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise Invalid(f"the body is not valid JSON: {error}") from None
-        ready_only = asked.get("ready", False) if isinstance(asked, dict) else None
-        if not isinstance(ready_only, bool):
+        if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
             raise Invalid('expected an object such as {"ready": true}')
+        ready_only = asked.get("ready", False)
     return _json(
         [
             {"name": model, "version": version, "state": standing.state, "reason": standing.reason}

@@ -116,7 +116,7 @@ class Shelf:
         self._loop = loop
         self.loaded = Loaded()
         self.index: dict[str, dict[str, Standing]] = {}
-        self._store = Store(config.repository.state)
+        self._store = Store(config.repository.state, config.admission.file_bytes_max)
         self._changing = asyncio.Lock()
         self._loader = ThreadPoolExecutor(1, "turnout-loader", initializer=_count_little)
 
@@ -265,8 +265,7 @@ class Shelf:
         servable = self._servable(prepared)
         self._publish(plan.model, version, servable)
         self._note(plan.model, version, State.READY)
-        log.info("version=%s event=ready load_s=%.3f run_us=%d rows_max=%d inline=%s", prepared.spec,
-                 prepared.load_s, prepared.run_ns // 1000, prepared.spec.rows_max, servable.lane.inline)  # fmt: skip
+        log.info("version=%s event=ready %s inline=%s", prepared.spec, prepared, servable.lane.inline)
         if before is not None:
             await self._release(before)
 

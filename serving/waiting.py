@@ -46,6 +46,11 @@ class Waiting:
         self._requests_max = requests_max
         self._preferred = frozenset(self._policy.preferred_rows)
         self._full = max(self._preferred, default=self.rows_max)
+        policy = self._policy
+        self.immediate = not (policy.delay_us or policy.preferred_rows or policy.priority_levels) and (
+            policy.default_policy == ONE_QUEUE.default_policy
+        )
+        """Whether the order of arrival decides everything, so that a tick can run without queueing."""
         # One queue for each priority; the last holds those whose policy is to be delayed after a timeout.
         self._levels = [deque() for _ in range(max(self._policy.priority_levels, 1) + 1)]
         self._next_ns = 0 if waiting else NEVER_NS
@@ -54,16 +59,6 @@ class Waiting:
 
     def __len__(self) -> int:
         return self._count
-
-    @property
-    def immediate(self) -> bool:
-        """Whether the order of arrival is all there is to decide, so that a tick can run without queueing."""
-        return self._policy is ONE_QUEUE or (
-            not self._policy.delay_us
-            and not self._preferred
-            and self._policy.priority_levels == 0
-            and self._policy.default_policy == ONE_QUEUE.default_policy
-        )
 
     def offer(self, request: InferRequest) -> None:
         """Let `request` wait.
@@ -131,7 +126,7 @@ class Waiting:
             rows += request.layout.rows
             if rows in self._preferred:
                 best = position
-        if company[0].layout.key is None or rows >= self.rows_max and not best:
+        if company[0].layout.key is None or (rows >= self.rows_max and not best):
             return company
         if self._policy.delay_us and rows < self._full:
             waited_ns = now_ns - min(request.arrived_ns for request in company)

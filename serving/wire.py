@@ -137,7 +137,7 @@ class Results:
         batch, in which case the arrays belong to one request as they are.
     """
 
-    __slots__ = ("_blobs", "arrays", "model", "outputs", "rows", "tails", "version")
+    __slots__ = ("_blobs", "arrays", "model", "outputs", "recent", "rows", "tails", "version")
 
     def __init__(
         self,
@@ -152,8 +152,13 @@ class Results:
         self.outputs = outputs
         self.arrays = arrays
         self.rows = rows
-        self.tails = tuple([array.shape[1:] if rows else array.shape for array in arrays])
+        if rows:
+            self.tails = tuple([array.shape[1:] for array in arrays])
+        else:
+            self.tails = tuple([array.shape for array in arrays])
         self._blobs: dict[int, tuple[bytes, int]] = {}
+        # For whoever writes the answers: what the one before was like, and how it was written.
+        self.recent: tuple[Call, int, int, Any] | None = None
 
     def shape(self, index: int, start: int, stop: int) -> tuple[int, ...]:
         """Return the shape of output `index` for the request of rows `start` to `stop`."""

@@ -30,7 +30,9 @@ class Running:
         Further sections of the configuration.
     """
 
-    def __init__(self, repository: Path, state: Path, settings: dict[str, dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self, repository: Path, state: Path, settings: dict[str, dict[str, Any]] | None = None
+    ) -> None:
         document: dict[str, dict[str, Any]] = {key: dict(value) for key, value in (settings or {}).items()}
         document.setdefault("server", {}).update(http="127.0.0.1:0", metrics="127.0.0.1:0")
         document.setdefault("repository", {}).update(path=str(repository), state=str(state))
@@ -81,7 +83,9 @@ class Running:
         self.do(self._serving.start())
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
         self.drain()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)

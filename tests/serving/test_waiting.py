@@ -21,7 +21,12 @@ def request(
     rows: int = 1, key: Any = "k", at_ns: int = 0, priority: int = 0, timeout_us: int = 0, expires_ns: int = 0
 ) -> InferRequest:
     made = InferRequest(
-        Call((), priority=priority, timeout_us=timeout_us), [], None, b"", at_ns, expires_ns  # type: ignore[arg-type]
+        Call((), priority=priority, timeout_us=timeout_us),
+        [],
+        None,
+        b"",
+        at_ns,
+        expires_ns,  # type: ignore[arg-type]
     )
     made.layout = SimpleNamespace(rows=rows, key=key)
     return made

@@ -1,0 +1,1 @@
+"""What drives Turnout from outside, over its public wire alone: load, and measurements under load."""

@@ -1,0 +1,320 @@
+"""How does the gateway live on Ray Serve: how is it started, watched, replaced and ended?
+
+The driver asks Serve for replicas (serving/launch.py starts it, and holds the listening sockets);
+each replica runs the whole engine on an event loop of its own. Serve places them, notices when they
+die and starts others; requests never pass through it. See docs/reference/deployment.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvloop
+
+from serving.config import Config, ConfigError
+from serving.launch import outlive_nobody, replica_environment, run
+from serving.placement import Resources, share
+from serving.sockets import Holder, fetch
+
+__all__ = ["Deployment", "Gateway", "drive", "run"]
+
+APP = "turnout"
+START_S_MAX = 900.0
+"""Serve waits without end for resources and tries a broken replica three times; we wait this long."""
+POLL_S = 0.05
+"""Serve's own client looks once a second."""
+HEALTH_S_MAX = 10.0
+"""An event loop that is silent for so long, three times in a row, is dead to Serve."""
+MARGIN_S = 5.0
+"""What a replica needs to end beyond the time that its requests in flight are given."""
+WATCH_S = 1.0
+DAEMONS = ("raylet", "gcs_server")
+OBJECT_STORE_BYTES = 80 << 20
+"""Ray's minimum is 75 MiB: nothing of ours goes through its object store."""
+
+
+class Gateway:
+    """One replica: the engine in a thread of its own, on sockets that outlive it.
+
+    Serve calls the constructor, `check_health` and `__del__`, and nothing else.
+    """
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        from serving.local import Serving
+
+        _shut_side_door()
+        self._drain_s_max = config.server.drain_s_max
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="turnout", daemon=True)
+        self._thread.start()
+        http, metrics = fetch(folder, "http"), fetch(folder, "metrics")
+        handed_on = {"http": http.dup(), "metrics": metrics.dup()}
+        self._serving = Serving(config, http, metrics)
+        self._on_loop(self._serving.start(), START_S_MAX)
+        self._holder = Holder(folder, handed_on, f"replica-{os.getpid()}")
+
+    async def check_health(self) -> None:
+        """Raise unless the engine's own event loop answers that it is ready."""
+        if not self._thread.is_alive():
+            raise RuntimeError("the engine's event loop has ended")
+        answer = asyncio.run_coroutine_threadsafe(self._is_ready(), self._loop)
+        if not await asyncio.wait_for(asyncio.wrap_future(answer), HEALTH_S_MAX):
+            raise RuntimeError("the engine is not ready")
+
+    def __del__(self) -> None:
+        """Drain: Serve calls this before it ends the process, and Python may call it again."""
+        if not hasattr(self, "_holder"):
+            return  # The constructor failed, and has said why.
+        self._holder.close()
+        del self._holder
+        self._on_loop(self._serving.drain(), self._drain_s_max + MARGIN_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(MARGIN_S)
+
+    async def _is_ready(self) -> bool:
+        return self._serving.ready
+
+    def _on_loop(self, work: Coroutine[Any, Any, None], s_max: float) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(s_max)
+
+
+def _shut_side_door() -> None:
+    """Keep Serve from opening its gRPC port in this process; deployments call each other without it.
+
+    It would listen on all interfaces and unpickle what it is sent without asking for the token
+    (ray 2.60, ray/serve/_private/replica.py). That nothing but loopback listens is tested.
+    """
+    from ray.serve._private import replica
+
+    assert hasattr(replica, "add_port_to_grpc_server"), "Ray has moved it: look where Serve listens now"
+    replica.add_port_to_grpc_server = lambda _server, _address: 0
+
+
+class Deployment:
+    """The gateway as an application of Serve, from `start` to `end`."""
+
+    def __init__(self, config: Config, folder: Path, resources: Resources) -> None:
+        self._config = config
+        self._folder = folder
+        self._resources = resources
+
+    def start(self) -> None:
+        """Deploy and return when every replica answers requests; deployed again, replace them all.
+
+        Where there is room a new replica is ready before an old one drains; else connections wait
+        in the kernel meanwhile.
+
+        Raises
+        ------
+        ConfigError, RuntimeError, TimeoutError
+            If a replica cannot start: because of the configuration, another reason, or for long.
+        """
+        from ray import serve
+
+        target = serve.RunTarget(self._application(), name=APP, route_prefix=None)
+        # Serve replaces the replicas of what is deployed without a version, even if nothing differs.
+        serve.run_many([target], wait_for_applications_running=False)
+        deadline_s = time.monotonic() + START_S_MAX
+        while time.monotonic() < deadline_s:
+            status = serve.status().applications[APP]
+            if status.status == "RUNNING":
+                return
+            if status.status == "DEPLOY_FAILED":
+                raise _failure(" ".join(each.message for each in status.deployments.values()))
+            time.sleep(POLL_S)
+        raise TimeoutError(f"the replicas are not ready after {START_S_MAX:g} s; is the cluster busy?")
+
+    def end(self) -> None:
+        """Drain and stop all replicas."""
+        from ray import serve
+
+        serve.delete(APP, _blocking=False)
+        deadline_s = time.monotonic() + self._config.server.drain_s_max + 2 * MARGIN_S
+        while APP in serve.status().applications and time.monotonic() < deadline_s:
+            time.sleep(POLL_S)
+
+    def _application(self) -> Any:
+        from ray import serve
+
+        config = self._config
+        deployment: Any = serve.deployment(
+            Gateway,
+            name="Gateway",
+            num_replicas=config.ray.replicas,
+            max_surge_percent=self._resources.surge_percent,
+            ray_actor_options={
+                "num_cpus": self._resources.cpus,
+                "num_gpus": self._resources.gpus,
+                **_placement(config),
+            },
+            health_check_period_s=config.ray.health_s,
+            health_check_timeout_s=HEALTH_S_MAX + MARGIN_S,
+            # Serve waits so long, once, before it looks whether requests of its own are under way.
+            graceful_shutdown_wait_loop_s=POLL_S,
+            graceful_shutdown_timeout_s=config.server.drain_s_max + 2 * MARGIN_S,
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+        return deployment.bind(config, self._folder)
+
+
+def _failure(message: str) -> Exception:
+    """Return the error behind the traceback with which a replica gave up."""
+    mistake = re.search(r"serving\.config\.ConfigError: (.*)", message)
+    if mistake:
+        return ConfigError(mistake[1])
+    return RuntimeError(f"no replica could start:\n{message[-4000:]}")
+
+
+def drive() -> None:
+    """Be the driver that the launcher starts: ``FOLDER FD`` are its arguments, ended by SIGTERM."""
+    outlive_nobody()
+    folder = Path(sys.argv[1])
+    config = Config.model_validate_json((folder / "config.json").read_bytes())
+    with os.fdopen(int(sys.argv[2]), "w", encoding="utf-8") as news:
+        os.set_inheritable(news.fileno(), False)
+
+        def say(event: str, text: str = "") -> None:
+            print(json.dumps({"event": event, "text": text}), file=news, flush=True)
+
+        try:
+            _drive(config, folder, say)
+        except ConfigError as error:
+            say("mistake", str(error))
+        except (RuntimeError, TimeoutError) as error:
+            say("failed", str(error))
+        except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the latter while it starts.
+            return
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # The launcher does it, unless it was killed.
+
+
+def _drive(config: Config, folder: Path, say: Callable[[str, str], None]) -> None:
+    again = threading.Event()
+    signal.signal(signal.SIGUSR2, lambda _number, _frame: again.set())
+    with _cluster(config, folder) as resources:
+        signal.signal(signal.SIGTERM, _interrupt)
+        with _watched(say), _deployed(config, folder, resources) as deployment:
+            say("ready", "")
+            while again.wait():
+                again.clear()
+                _replace(deployment, say)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Once: the cleaning up is bounded by itself.
+    raise KeyboardInterrupt
+
+
+def _replace(deployment: Deployment, say: Callable[[str, str], None]) -> None:
+    try:
+        deployment.start()
+    except (ConfigError, RuntimeError, TimeoutError) as error:
+        say("replicas not replaced:", str(error))
+    else:
+        say("replicas replaced", "")
+
+
+@contextlib.contextmanager
+def _watched(say: Callable[[str, str], None]) -> Iterator[None]:
+    """End this process when a daemon dies that nothing goes on without; Ray's calls would hang instead."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(WATCH_S):
+            dead = _dead_child()
+            if dead in DAEMONS and not over.is_set():
+                say("failed", f"Ray's {dead} has died")
+                os._exit(1)  # No thread of Ray's can hold this up; the launcher sees to what is left.
+
+    threading.Thread(target=watch, name="turnout-watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _dead_child() -> str | None:
+    """Return the name of a child process that has ended, without taking its exit code from Ray."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None  # The cluster is not ours.
+    return Path(f"/proc/{found.si_pid}/comm").read_text().strip() if found else None
+
+
+@contextlib.contextmanager
+def _deployed(config: Config, folder: Path, resources: Resources) -> Iterator[Deployment]:
+    deployment = Deployment(config, folder, resources)
+    try:
+        deployment.start()
+        yield deployment
+    finally:
+        deployment.end()
+
+
+@contextlib.contextmanager
+def _cluster(config: Config, folder: Path) -> Iterator[Resources]:
+    """Start or join Ray and its Serve; what was started is stopped again."""
+    import ray
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        _init(config, folder)
+        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
+        if config.ray.address == "auto" and APP in serve.status().applications:
+            serve.delete(APP)  # Of a launcher that was killed.
+        yield share(config, there.get("CPU", 0.0), there.get("GPU", 0.0))
+    finally:
+        ray.shutdown()
+
+
+def _init(config: Config, folder: Path) -> None:
+    import ray
+
+    if config.ray.address == "auto":
+        try:
+            ray.init("auto", logging_level=logging.WARNING)
+        except ConnectionError:
+            raise ConfigError(
+                'ray.address = "auto": no Ray cluster runs on this machine; '
+                'start one with `ray start --head`, or say "local"'
+            ) from None
+        return
+    needed = math.ceil(config.ray.cpus * (config.ray.replicas + 1))
+    ray.init(
+        "local",
+        num_cpus=max(needed, os.cpu_count() or 1),  # They only count; nothing is pinned.
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        logging_level=logging.WARNING,
+        _temp_dir=str(folder / "ray"),
+    )
+    at = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    assert at in {"127.0.0.1", "::1"}, f"Ray binds {at}, not loopback"
+
+
+def _placement(config: Config) -> dict[str, Any]:
+    """Return the options that keep replicas beside the launcher, whose sockets they use."""
+    import ray
+
+    if config.ray.address == "local":
+        return {}  # One machine, and its processes inherit the launcher's environment.
+    node = f"node:{ray.util.get_node_ip_address()}"  # type: ignore[no-untyped-call]
+    return {"resources": {node: 0.001}, "runtime_env": {"env_vars": replica_environment()}}

@@ -1,0 +1,206 @@
+"""Who answers the signals and keeps the sockets while Ray comes and goes?
+
+The launcher is the process that the user started: it listens, holds the sockets, and passes signals
+on. Ray runs below a driver in a session of its own, because a signal to the whole process group
+(`timeout`, a closed terminal) would end Ray's daemons before the replicas can drain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from serving.config import Config, ConfigError
+from serving.sockets import Holder, bound_at, listen, private_folder
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+END_S_MAX = 30.0
+"""What Ray may take to end beyond the time that requests in flight are given; then it is killed."""
+DRIVER = "from serving.deploy import drive; drive()"
+
+Announce = Callable[[str, str], None]
+
+
+def run(config: Config, announce: Announce | None = None) -> None:
+    """Serve on Ray until SIGINT, SIGTERM or SIGHUP; SIGUSR2 replaces the replicas one by one.
+
+    Parameters
+    ----------
+    announce : callable, optional
+        Told once where HTTP and metrics are to be found, when requests are answered.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration cannot be had on this machine: a port in use, a GPU that is not there.
+    RuntimeError
+        If Ray or the replicas cannot start, or Ray ended by itself.
+    """
+    with _sockets(config) as (holder, http, metrics):
+        folder = holder.path.parent
+        with _driver(config, folder) as (driver, news), _signals(driver):
+            try:
+                for line in news:
+                    _tell(json.loads(line), announce, http, metrics)
+            except KeyboardInterrupt:
+                holder.close()  # What nobody will answer is better refused now.
+                return
+            raise RuntimeError(f"Ray's driver ended by itself, with code {driver.wait(END_S_MAX)}")
+
+
+def _tell(said: dict[str, str], announce: Announce | None, http: str, metrics: str) -> None:
+    match said:
+        case {"event": "ready"}:
+            if announce is not None:
+                announce(http, metrics)
+        case {"event": "mistake", "text": text}:
+            raise ConfigError(text)
+        case {"event": "failed", "text": text}:
+            raise RuntimeError(text)
+        case {"event": event, **rest}:
+            print(f"turnout: {event}", *rest.values(), flush=True)
+
+
+@contextlib.contextmanager
+def _sockets(config: Config) -> Iterator[tuple[Holder, str, str]]:
+    """Listen, before anything slow is begun, and hold the sockets in a folder of their own."""
+    with contextlib.ExitStack() as stack:
+        sockets = {}
+        for name, at in (("http", config.server.http), ("metrics", config.server.metrics)):
+            sockets[name] = stack.enter_context(listen(at))
+        folder = private_folder()
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        holder = stack.enter_context(contextlib.closing(Holder(folder, sockets, "launcher")))
+        yield holder, bound_at(sockets["http"]), bound_at(sockets["metrics"])
+
+
+@contextlib.contextmanager
+def _driver(config: Config, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[str]]]:
+    """Start the driver; what it has to say comes as lines of JSON, and their end is its end."""
+    (folder / "config.json").write_text(_absolute(config).model_dump_json())
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8") as news:
+        command = [sys.executable, "-c", DRIVER, str(folder), str(writing)]
+        driver = subprocess.Popen(
+            command,
+            env=environment(config, folder),
+            stdin=subprocess.DEVNULL,
+            pass_fds=[writing],
+            start_new_session=True,
+        )
+        os.close(writing)
+        try:
+            yield driver, news
+        finally:
+            _end(driver, config.server.drain_s_max + END_S_MAX)
+
+
+def _absolute(config: Config) -> Config:
+    """Return `config` with paths that mean the same wherever Ray starts a process."""
+    repository, server = config.repository, config.server
+    paths = {"path": repository.path.absolute(), "state": repository.state.absolute()}
+    tls = {"tls_certificate": server.tls_certificate, "tls_key": server.tls_key}
+    tls_paths = {name: path and path.absolute() for name, path in tls.items()}
+    sections = {
+        "repository": repository.model_copy(update=paths),
+        "server": server.model_copy(update=tls_paths),
+    }
+    return config.model_copy(update=sections)
+
+
+def _end(driver: subprocess.Popen[bytes], s_max: float) -> None:
+    """Ask the driver to drain and end, kill it when that takes too long, and all that it leaves."""
+    if driver.poll() is None:
+        driver.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        driver.wait(s_max)
+    # It leads its group, in which Ray's processes are; stopped halfway, Ray forgets some of them.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+
+
+@contextlib.contextmanager
+def _signals(driver: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Let the first signal to end interrupt whatever is done, and no second one the cleaning up."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        for each in ENDINGS:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    def replace(_number: int, _frame: FrameType | None) -> None:
+        driver.send_signal(signal.SIGUSR2)
+
+    before = {each: signal.getsignal(each) for each in (*ENDINGS, signal.SIGUSR2)}
+    signal.signal(signal.SIGUSR2, replace)
+    for each in ENDINGS:
+        if before[each] is not signal.SIG_IGN:  # As nohup leaves SIGHUP.
+            signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def environment(config: Config, folder: Path) -> dict[str, str]:
+    """Return the environment of the driver, which Ray's daemons and the replicas inherit from it.
+
+    Raises
+    ------
+    ConfigError
+        If this process's environment turns Ray's authentication off.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode != "token":
+        raise ConfigError(f"RAY_AUTH_MODE={mode}: whoever reaches Ray may run code; only `token` is allowed")
+    settings = {
+        **os.environ,
+        **replica_environment(),
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    if config.ray.address == "auto":
+        return settings
+    # A token of this run, and no other: the one that Ray makes, ~/.ray/auth_token, all may read.
+    token = folder / "token"
+    token.touch(0o600)
+    token.write_text(secrets.token_hex(32))
+    settings["RAY_AUTH_TOKEN_PATH"] = str(token)
+    for name in ("RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+        settings.pop(name, None)
+    # Clusters of several machines are off: then all of Ray binds 127.0.0.1.
+    settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    settings["RAY_enable_metrics_collection"] = "0"
+    return settings
+
+
+def replica_environment() -> dict[str, str]:
+    """Return what a replica's process must find in its environment: this code, and patience in malloc."""
+    from serving.cli import MALLOC_THRESHOLDS
+
+    here = str(Path(__file__).parents[1])
+    before = os.environ.get("PYTHONPATH")
+    return {**MALLOC_THRESHOLDS, "PYTHONPATH": f"{here}{os.pathsep}{before}" if before else here}
+
+
+def outlive_nobody() -> None:
+    """Have the kernel end this process with SIGTERM when its parent dies, however it dies."""
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    libc: Any = ctypes.CDLL(None)
+    parent = os.getppid()
+    if libc.prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0) != 0 or os.getppid() != parent:
+        raise OSError("the launcher has ended already")

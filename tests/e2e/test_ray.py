@@ -1,0 +1,283 @@
+"""The gateway on Ray Serve, as its users and its enemies meet it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import tritonclient.http
+
+from serving.config import ConfigError, parse
+from serving.placement import share
+
+from .conftest import Served
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+READY_S_MAX = 60.0
+"""The goal is 15 s on two idle cores (`make bench`); here only that nothing waits without need."""
+CLIENTS = 6
+PAUSE_S = 0.002
+"""Between the requests of one client: the machine also has to start a replica meanwhile."""
+
+
+@dataclass
+class Failure:
+    """A request that got no answer. `opened_s` is when its connection was begun."""
+
+    what: str
+    opened_s: float
+
+
+@dataclass
+class Load:
+    """A few clients that ask until they are told to stop, half of them on a new connection each time."""
+
+    port: int
+    answered: int = 0
+    slowest_s: float = 0.0
+    failures: list[Failure] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Self:
+        self._threads = [threading.Thread(target=self._client, args=(n, n % 2 == 0)) for n in range(CLIENTS)]
+        for each in self._threads:
+            each.start()
+        time.sleep(0.3)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        time.sleep(0.3)
+        self._over.set()
+        for each in self._threads:
+            each.join(40)
+            assert not each.is_alive(), "a client got neither an answer nor an error"
+
+    def _client(self, number: int, keep: bool) -> None:
+        line: http.client.HTTPConnection | None = None
+        opened_s = 0.0
+        for round_ in range(100_000):
+            if self._over.is_set():
+                break
+            began_s = time.monotonic()
+            if line is None or _closed(line):
+                opened_s = began_s
+                line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+            try:
+                goes_on = _ask(line, [number, round_ % 1000, 1, 0.5])
+            except (OSError, http.client.HTTPException, AssertionError) as error:
+                self._note(Failure(repr(error), opened_s), began_s)
+                goes_on = False
+            else:
+                self._note(None, began_s)
+            if not (keep and goes_on):
+                line.close()
+                line = None
+            time.sleep(PAUSE_S)
+        if line is not None:
+            line.close()
+
+    def _note(self, failure: Failure | None, began_s: float) -> None:
+        with self._lock:
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
+            if failure is None:
+                self.answered += 1
+            else:
+                self.failures.append(failure)
+
+
+def _closed(line: http.client.HTTPConnection) -> bool:
+    """Say whether the server has closed a connection on which nothing was asked, as client libraries do."""
+    return line.sock is None or bool(select.select([line.sock], [], [], 0)[0])
+
+
+def _ask(line: http.client.HTTPConnection, row: list[float]) -> bool:
+    """Ask for twice a row and check the answer; return whether the connection goes on."""
+    body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": row}]})
+    line.request("POST", "/v2/models/twice/infer", body)
+    answer = line.getresponse()
+    text = answer.read()
+    assert answer.status == 200, text
+    assert json.loads(text)["outputs"][0]["data"] == [2 * each for each in row]
+    return not answer.will_close
+
+
+def test_the_command_is_ready_with_its_models(served: Served) -> None:
+    assert served.ready_s < READY_S_MAX
+    assert len(served.replicas()) == 1
+
+
+def test_an_unmodified_tritonclient_infers(served: Served) -> None:
+    with tritonclient.http.InferenceServerClient(f"127.0.0.1:{served.http}") as client:
+        assert client.is_server_ready()
+        assert client.get_model_metadata("twice")["versions"] == ["1"]
+        rows = np.arange(8, dtype=np.float32).reshape(2, 4)
+        x = tritonclient.http.InferInput("x", [2, 4], "FP32")
+        x.set_data_from_numpy(rows)
+        answer = client.infer("twice", [x], request_id="of mine")
+    np.testing.assert_array_equal(answer.as_numpy("y"), 2 * rows)
+    assert answer.get_response()["id"] == "of mine"
+
+
+def test_metrics_are_told_on_their_own_port(served: Served) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{served.metrics}/metrics", timeout=10) as got:
+        assert b"nv_inference_request_success" in got.read()
+
+
+def test_everything_listens_on_loopback_alone(served: Served) -> None:
+    listening = {
+        (each.name(), connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
+        for each in served.processes()
+        for connection in each.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {served.http, served.metrics} <= {port for _, _, port in listening}
+    assert "raylet" in {name for name, _, _ in listening}, "the daemons were looked at too"
+    assert [each for each in listening if each[1] not in ("127.0.0.1", "::1")] == []
+
+
+def test_ray_answers_only_those_who_know_the_token(served: Served) -> None:
+    def alive(*metadata: tuple[str, str]) -> grpc.StatusCode:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            check = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+            try:
+                check(b"", metadata=metadata, timeout=10)
+            except grpc.RpcError as error:
+                return error.code()
+        return grpc.StatusCode.OK
+
+    [gcs] = [each for each in served.processes() if each.name() == "gcs_server"]
+    token = Path(gcs.environ()["RAY_AUTH_TOKEN_PATH"])
+    assert token.stat().st_mode & 0o077 == 0
+    [port] = [each.laddr.port for each in gcs.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+    assert alive() == grpc.StatusCode.UNAUTHENTICATED
+    assert alive(("authorization", "Bearer " + "0" * 64)) == grpc.StatusCode.UNAUTHENTICATED
+    assert alive(("authorization", f"Bearer {token.read_text()}")) == grpc.StatusCode.OK
+
+
+def test_a_killed_replica_fails_only_what_it_was_answering(served: Served) -> None:
+    [victim] = served.replicas()
+    with Load(served.http) as load:
+        victim.send_signal(signal.SIGKILL)
+        victim.wait(10)
+        killed_s = time.monotonic()
+        before = load.answered
+        _wait(lambda: load.answered > before + 50)
+    assert load.answered > 100
+    assert [each for each in load.failures if each.opened_s > killed_s] == []
+    assert len(load.failures) <= CLIENTS
+    assert load.slowest_s < 25
+    [successor] = served.replicas()
+    assert successor.pid != victim.pid
+
+
+def test_a_rolling_restart_fails_no_request(served: Served) -> None:
+    [old] = served.replicas()
+    with Load(served.http) as load:
+        began_s = time.monotonic()
+        served.replace_replicas()
+        took_s = time.monotonic() - began_s
+        _wait(lambda: not old.is_running())
+        before = load.answered
+        _wait(lambda: load.answered > before + 50)
+    assert load.failures == []
+    assert load.answered > 100
+    assert old.pid not in [each.pid for each in served.replicas()]
+    # A new replica is warm before the old one drains: nobody waits while a process starts.
+    assert load.slowest_s < took_s / 2
+
+
+def test_a_second_gateway_on_the_same_port_says_so_at_once(served: Served) -> None:
+    began_s = time.monotonic()
+    said = _serve(served, [])
+    assert said.returncode == 2
+    assert f"cannot listen at 127.0.0.1:{served.http}: another program listens there" in said.stderr
+    assert time.monotonic() - began_s < 15
+
+
+def test_a_gateway_without_authentication_is_refused(served: Served) -> None:
+    said = _serve(served, ["--http", "127.0.0.1:0", "--metrics", "127.0.0.1:0"], RAY_AUTH_MODE="disabled")
+    assert said.returncode == 2
+    assert "RAY_AUTH_MODE=disabled" in said.stderr
+
+
+def _serve(served: Served, more: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serving.cli", "serve", "--repository", str(served.models)]
+    command += more or ["--http", f"127.0.0.1:{served.http}"]
+    return subprocess.run(
+        command,
+        env={**served.launcher.environ(), **environment},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "there", "each", "surge_percent"),
+    [
+        ({}, (2, 0), (1, 0), 100),
+        ({"replicas": 2}, (2, 0), (1, 0), 0),
+        ({"replicas": 3}, (4, 0), (1, 0), 33),
+        ({}, (8, 1), (1, 1), 0),
+        ({}, (8, 2), (1, 1), 100),
+        ({"replicas": 4}, (8, 1), (1, 0.25), 0),
+        ({"gpus": 0.5}, (8, 1), (1, 0.5), 100),
+    ],
+)
+def test_replicas_share_what_is_there(section, there, each, surge_percent) -> None:
+    found = share(parse({"ray": section}), *there)
+    assert (found.cpus, found.gpus, found.surge_percent) == (*each, surge_percent)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"engine": {"device": "gpu"}}, "this machine shows no GPU"),
+        ({"ray": {"gpus": 1}}, r"ray.gpus = 1 for each of 1 replicas: the cluster has 0"),
+        ({"ray": {"cpus": 3}}, r"ray.cpus = 3 for each of 1 replicas: the cluster has 2"),
+    ],
+)
+def test_a_cluster_too_small_is_said_before_serve_waits_for_it(document, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        share(parse(document), 2, 0)
+
+
+def test_the_end_answers_what_is_in_flight_refuses_what_comes_and_leaves_nothing(served: Served) -> None:
+    folder = Path(served.replicas()[0].environ()["RAY_AUTH_TOKEN_PATH"]).parent
+    with Load(served.http) as load:
+        stopped_s = time.monotonic()
+        code, alive = served.stop()
+    assert (code, alive) == (0, [])
+    assert load.answered > 100
+    assert [each for each in load.failures if each.opened_s < stopped_s] == []
+    assert any("ConnectionRefused" in each.what for each in load.failures)
+    assert not folder.exists()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", served.http), timeout=5)
+
+
+def _wait(true: object, s_max: float = 30.0) -> None:
+    assert callable(true)
+    until_s = time.monotonic() + s_max
+    while not true():
+        assert time.monotonic() < until_s, "it did not happen"
+        time.sleep(0.02)
