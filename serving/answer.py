@@ -81,18 +81,20 @@ def frame(request: InferRequest, results: Results, start: int, stop: int) -> byt
     Failed
         If the model's output cannot be written as asked for.
     """
-    # The requests of a batch are mostly alike: comparing costs less than hashing what tells them apart.
-    recent, id_bytes = results.recent, len(request.id)
+    # Requests are mostly like the one before: comparing costs less than hashing what tells them apart.
+    recent, id_bytes, rows = results.recent, len(request.id), stop - start
     if (
         recent is not None
         and recent[0] is request.call
         and recent[1] == id_bytes
-        and recent[2] == stop - start
+        and recent[2] == rows
+        and recent[3] == results.tails
+        and recent[4] == (results.rows > 0)
     ):
-        layout: Layout = recent[3]
+        layout: Layout = recent[5]
     else:
         layout = _layout(request, results, start, stop)
-        results.recent = (request.call, id_bytes, stop - start, layout)
+        results.recent = (request.call, id_bytes, rows, results.tails, results.rows > 0, layout)
     if layout.single >= 0:
         raw = results.raw(layout.single, start, stop)
         if len(raw) != layout.single_bytes:

@@ -16,7 +16,7 @@ from serving.model import ModelSpec
 from serving.session import Feeds, Stop
 from serving.track import Batch, Track
 from serving.waiting import NEVER_NS, Waiting
-from serving.wire import InferRequest, Results
+from serving.wire import InferRequest, Recent, Results
 
 log = logging.getLogger("turnout.lane")
 
@@ -74,10 +74,11 @@ class Lane:
         self._wake_ns = NEVER_NS
         self._flushing = False
         self._closed = False
+        self._recent: Recent | None = None
 
     def __len__(self) -> int:
         running = sum(len(track.batch.requests) for track in self._tracks if track.batch is not None)
-        return len(self._arrived) + len(self.waiting) + running
+        return len(self._arrived) + self.waiting.count + running
 
     @property
     def inline(self) -> bool:
@@ -99,15 +100,21 @@ class Lane:
             for request in arrived:
                 error = Unavailable("this version is being unloaded; try again")
                 self._reject(request, error, Cause.UNAVAILABLE)
-        elif self._inline_ns_max and self.waiting.immediate and not self.waiting:
-            self._run_tick(arrived)
+        elif not self._inline_ns_max or not self.waiting.immediate or self.waiting.count:
+            self._queue(arrived)
+        elif len(arrived) == 1:
+            self._run_inline(Batch(arrived, arrived[0].layout.rows, monotonic_ns()))
         else:
-            for request in arrived:
-                try:
-                    self.waiting.offer(request)
-                except Overloaded as full:
-                    self._reject(request, full, Cause.QUEUE_FULL)
-            self.pump()
+            self._run_tick(arrived)
+
+    def _queue(self, arrived: list[InferRequest]) -> None:
+        """Let a tick's requests wait their turn."""
+        for request in arrived:
+            try:
+                self.waiting.offer(request)
+            except Overloaded as full:
+                self._reject(request, full, Cause.QUEUE_FULL)
+        self.pump()
 
     def _run_tick(self, arrived: list[InferRequest]) -> None:
         """Run a tick's requests on the loop, those that fit each other together."""
@@ -132,8 +139,6 @@ class Lane:
         """Split a tick's requests into runs: by key, and by rows within a key."""
         rows_max = self.waiting.rows_max
         first = arrived[0].layout
-        if len(arrived) == 1:
-            return [arrived]
         if first.key is not None and all([request.layout is first for request in arrived]):
             size = max(rows_max // first.rows, 1)
             if len(arrived) <= size:
@@ -184,6 +189,9 @@ class Lane:
                 batch.outputs = self._session.run(feeds, track.stop)
         except TurnoutError as error:
             batch.error = error
+        except Exception as error:  # A fault of ours must not leave callers waiting for ever.
+            log.exception("version=%s event=run_broke", self._spec)
+            batch.error = Failed(f"the run broke off: {type(error).__name__}")
         batch.ended_ns = monotonic_ns()
 
     def pump(self) -> None:
@@ -191,7 +199,7 @@ class Lane:
         now_ns = monotonic_ns()
         for request in self.waiting.expire(now_ns):
             self._give_up(request)
-        while self.waiting:
+        while self.waiting.count:
             if self._inline_ns_max:
                 requests = self.waiting.take(now_ns)
                 if not requests:
@@ -225,11 +233,7 @@ class Lane:
     def _work(self, track: Track) -> None:
         """Run what the loop hands over. The body of a track's thread."""
         while (batch := track.jobs.get()) is not None:
-            try:
-                self._run(track, batch)
-            except Exception as error:  # A fault of ours must not leave callers waiting for ever.
-                log.exception("version=%s event=run_broke", self._spec)
-                batch.error = Failed(f"the run broke off: {type(error).__name__}")
+            self._run(track, batch)
             self._loop.call_soon_threadsafe(self._done, track, batch)
 
     def _done(self, track: Track, batch: Batch) -> None:
@@ -252,18 +256,19 @@ class Lane:
             return
         assert batch.outputs is not None
         results = Results(self._model, self._version, self._spec.outputs, batch.outputs, batch.rows)
+        results.recent = self._recent
         at = 0
         arrivals: list[int] = []
         for request in batch.requests:
             stop = at + request.layout.rows
             if not request.dropped:
-                arrivals.append(request.arrived_ns)
                 try:
                     request.reply.answer(request, results, at, stop)
+                    arrivals.append(request.arrived_ns)
                 except TurnoutError as error:
-                    arrivals.pop()
                     self._fail(request, error, Reason.BACKEND)
             at = stop
+        self._recent = results.recent
         batch.answered_ns = monotonic_ns()
         if self._ledger is not None and arrivals:
             self._ledger.batch(

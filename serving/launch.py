@@ -31,13 +31,18 @@ DRIVER = "from serving.deploy import drive; drive()"
 Announce = Callable[[str, str], None]
 
 
-def run(config: Config, announce: Announce | None = None) -> None:
+def say_ready(http: str, metrics: str) -> None:
+    """Print where HTTP and metrics are to be found."""
+    print(f"turnout: ready on Ray at http://{http}, metrics at http://{metrics}/metrics", flush=True)
+
+
+def run(config: Config, announce: Announce = say_ready) -> None:
     """Serve on Ray until SIGINT, SIGTERM or SIGHUP; SIGUSR2 replaces the replicas one by one.
 
     Parameters
     ----------
     announce : callable, optional
-        Told once where HTTP and metrics are to be found, when requests are answered.
+        Told once where HTTP and metrics are to be found, when every replica is ready.
 
     Raises
     ------
@@ -58,11 +63,10 @@ def run(config: Config, announce: Announce | None = None) -> None:
             raise RuntimeError(f"Ray's driver ended by itself, with code {driver.wait(END_S_MAX)}")
 
 
-def _tell(said: dict[str, str], announce: Announce | None, http: str, metrics: str) -> None:
+def _tell(said: dict[str, str], announce: Announce, http: str, metrics: str) -> None:
     match said:
         case {"event": "ready"}:
-            if announce is not None:
-                announce(http, metrics)
+            announce(http, metrics)
         case {"event": "mistake", "text": text}:
             raise ConfigError(text)
         case {"event": "failed", "text": text}:

@@ -36,14 +36,16 @@ class Layout:
 
         The payload of a request that runs alone is viewed, not copied.
         """
+        if len(requests) == 1:
+            payloads = requests[0].payloads
+            return {
+                name: _array(payloads[self.payloads[at]], self.dtypes[at], self.shapes[at])
+                for at, name in enumerate(self.names)
+            }
         feeds = {}
-        for position, name in enumerate(self.names):
-            dtype, shape = self.dtypes[position], self.shapes[position]
-            if len(requests) == 1:
-                feeds[name] = _array(requests[0].payloads[self.payloads[position]], dtype, shape)
-            else:
-                parts = [request.payloads[request.layout.payloads[position]] for request in requests]
-                feeds[name] = _join(parts, dtype, (rows, *shape[1:]))
+        for at, name in enumerate(self.names):
+            parts = [request.payloads[request.layout.payloads[at]] for request in requests]
+            feeds[name] = _join(parts, self.dtypes[at], (rows, *self.shapes[at][1:]))
         return feeds
 
 
@@ -110,6 +112,8 @@ def _rows(spec: ModelSpec, tensors: list[TensorIn]) -> tuple[int, bool]:
     if spec.rows_max == 0 or not tensors:
         return 0, False
     sizes = {tensor.shape[0] for tensor in tensors}
+    if len(sizes) > 1 and spec.config.rows_max is None:
+        return 0, False  # Nobody calls it a batch: the model may well stretch one of them to the other.
     if len(sizes) > 1:
         listed = ", ".join(f"{tensor.name} {tensor.shape[0]}" for tensor in tensors)
         raise Invalid(f"the inputs differ in their first dimension, the batch: {listed}")

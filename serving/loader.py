@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -16,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.config import Config
-from serving.device import choose, gpus
-from serving.errors import Failed
+from serving.device import NoDevice, choose, gpus
+from serving.errors import Expired, Failed
 from serving.model import Artifact, Device, ModelConfig, ModelSpec, Warmup
-from serving.session import Feeds, Session, Stop, open_onnx
+from serving.session import Feeds, Session, Stop, open_onnx, reason
 from serving.signature import complete, could_batch, signature
 from serving.wire import TensorSpec
 
@@ -27,6 +30,8 @@ log = logging.getLogger("turnout.loader")
 
 SIZES_TRIED = (1, 2, 4, 8, 16, 32, 64, 128, 224, 256, 512, 1024)
 """What a dimension that the graph leaves open is set to, until the model accepts it."""
+ELEMENTS_MAX = 1 << 22
+"""Of an input, where its open dimensions were chosen here and so might be too large for the model."""
 TIMED_RUNS = 5
 FULL_BATCH_FACTOR = 8
 """A full batch on the loop may take this many times `inline_us_max`: 2.4 ms by default."""
@@ -59,20 +64,35 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Inputs made up to try a model: open dimensions other than the batch set to `size`."""
+    """Inputs made up to try a model: open dimensions other than the batch set to `size`.
+
+    Without `everywhere` only the last one is, and those between are 1: they often count rows, as in
+    a recurrent state of [layers, rows, width] beside a signal of [rows, samples].
+    """
 
     inputs: tuple[TensorSpec, ...]
     size: int
+    everywhere: bool = True
 
     def feeds(self, rows: int, rng: np.random.Generator | None = None) -> dict[str, NDArray[Any]]:
         """Return arrays with `rows` in an open first dimension: random ones, or zeros without `rng`."""
-        return {spec.name: _made_up(spec, rows, self.size, rng) for spec in self.inputs}
+        return {spec.name: _made_up(spec, self._shape(spec, rows), rng) for spec in self.inputs}
+
+    @property
+    def elements(self) -> int:
+        """How many elements the largest input has at one row."""
+        return max((math.prod(self._shape(spec, 1)) for spec in self.inputs), default=0)
+
+    def _shape(self, spec: TensorSpec, rows: int) -> tuple[int, ...]:
+        last = len(spec.shape) - 1
+        between = self.size if self.everywhere else 1
+        return tuple(
+            extent if extent >= 0 else rows if axis == 0 else self.size if axis == last else between
+            for axis, extent in enumerate(spec.shape)
+        )
 
 
-def _made_up(spec: TensorSpec, rows: int, size: int, rng: np.random.Generator | None) -> NDArray[Any]:
-    shape = tuple(
-        extent if extent >= 0 else (rows if axis == 0 else size) for axis, extent in enumerate(spec.shape)
-    )
+def _made_up(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator | None) -> NDArray[Any]:
     dtype = spec.datatype.dtype
     if dtype == np.object_:
         words = rng.choice(["", "a", "turnout"], shape) if rng is not None else np.full(shape, "")
@@ -95,30 +115,58 @@ def prepare(
         If the version cannot be served as configured.
     """
     began_s, began_bytes = perf_counter(), resident_bytes()
-    asked = config.device if config.device is not Device.AUTO else settings.engine.device
-    device = choose(asked, gpus())
-    gpu = config.gpus[0] if config.gpus else 0
-    onnx_session = open_onnx(str(artifact.path), device, settings.engine.threads, config.graph_level, gpu)
+    onnx_session = _open(artifact, config, settings)
     inputs, outputs = signature(onnx_session)
     automatic = config.rows_max is None and settings.batching.rows_max > 1 and could_batch(inputs, outputs)
     spec = complete(artifact, config, inputs, outputs, settings.batching.rows_max * automatic, labels)
     session = Session(onnx_session, spec.inputs, spec.outputs)
-    sample = find_sample(session, spec)
-    if sample is None:
-        log.warning("version=%s event=not_warmed reason='no made-up input fits its open dimensions'", spec)
-    if automatic:
-        rows_max = 0
-        if sample is not None:
-            rows_max = rows_worth_joining(session, spec, sample, settings.engine.inline_us_max * 1000)
-        spec = complete(artifact, config, inputs, outputs, rows_max, labels)
     run_ns = full_ns = 0
-    if sample is not None:
-        warm(session, spec, sample)
-        run_ns = full_ns = timed(session, sample, 1)
-        if spec.rows_max > 1:
-            full_ns = timed(session, sample, spec.rows_max)
+    with _within(settings.admission.deadline_s) as stop:
+        sample = find_sample(session, spec, stop)
+        if automatic:
+            inline_ns_max = settings.engine.inline_us_max * 1000
+            joined = rows_worth_joining(session, spec, sample, inline_ns_max, stop) if sample else 0
+            spec = complete(artifact, config, inputs, outputs, joined, labels)
+        warm(session, spec, sample, stop, began_s + settings.admission.deadline_s / 2)
+        if sample is not None:
+            run_ns = full_ns = timed(session, sample, 1, stop)
+            if spec.rows_max > 1:
+                full_ns = timed(session, sample, spec.rows_max, stop)
     grown_bytes = max(resident_bytes() - began_bytes, 0)
     return Prepared(spec, session, run_ns, full_ns, perf_counter() - began_s, grown_bytes)
+
+
+def _open(artifact: Artifact, config: ModelConfig, settings: Config) -> Any:
+    asked = config.device if config.device is not Device.AUTO else settings.engine.device
+    device = choose(asked, gpus())
+    gpu = config.gpus[0] if config.gpus else 0
+    try:
+        return open_onnx(str(artifact.path), device, settings.engine.threads, config.graph_level, gpu)
+    except NoDevice:
+        raise
+    except Exception as error:
+        # ONNX Runtime's classes have no base but this. Admission saw the file load, but not on this device.
+        raise Failed(f"it cannot be loaded: {reason(error, artifact.path)}") from error
+
+
+@contextmanager
+def _within(limit_s: float) -> Iterator[Stop]:
+    """Lend a stop that ends runs after `limit_s`.
+
+    Admission ran the model on zeros and ones; what it does on other values and in batches is seen here
+    for the first time, and must not hold up the loader for ever.
+    """
+    stop = Stop()
+    timer = threading.Timer(limit_s, stop.now)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield stop
+    except Expired:
+        message = f"its first runs did not finish within {limit_s:g} s (admission.deadline_s)"
+        raise Failed(message) from None
+    finally:
+        timer.cancel()
 
 
 def resident_bytes() -> int:
@@ -130,50 +178,59 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def find_sample(session: Session, spec: ModelSpec) -> Sample | None:
+def find_sample(session: Session, spec: ModelSpec, stop: Stop) -> Sample | None:
     """Return a sample that the model runs on, or None if none of those tried does."""
     required = tuple(each for each in spec.inputs if not each.optional)
     open_elsewhere = any(-1 in each.shape[1:] for each in required)
-    for size in SIZES_TRIED if open_elsewhere else SIZES_TRIED[:1]:
-        sample = Sample(required, size)
+    open_between = any(-1 in each.shape[1:-1] for each in required)
+    sizes = SIZES_TRIED if open_elsewhere else SIZES_TRIED[:1]
+    for size, everywhere in itertools.product(sizes, (True, False) if open_between else (True,)):
+        sample = Sample(required, size, everywhere)
+        if size > 1 and sample.elements > ELEMENTS_MAX:
+            continue
         try:
-            session.run(sample.feeds(1), Stop())
+            session.run(sample.feeds(1), stop)
         except Failed as error:
             log.info("version=%s event=sample_refused size=%d reason=%r", spec, size, str(error))
         else:
             return sample
+    log.warning("version=%s event=not_warmed reason='no made-up input fits its open dimensions'", spec)
     return None
 
 
-def rows_worth_joining(session: Session, spec: ModelSpec, sample: Sample, inline_ns_max: int) -> int:
+def rows_worth_joining(
+    session: Session, spec: ModelSpec, sample: Sample, inline_ns_max: int, stop: Stop
+) -> int:
     """Return how many rows to join for a model that does not say; 0 if it is not to be batched.
 
     Only where two rows together give what they give apart, and only for runs so short that they
     execute on the loop: a longer one gains nothing by default and would make its first caller wait.
     """
-    if timed(session, sample, 1) > inline_ns_max or not rows_are_independent(session, sample):
+    if timed(session, sample, 1, stop) > inline_ns_max or not rows_are_independent(session, sample, stop):
         return 0
     rows = spec.rows_max
-    while rows > 1 and timed(session, sample, rows) > FULL_BATCH_FACTOR * inline_ns_max:
+    while rows > 1 and timed(session, sample, rows, stop) > FULL_BATCH_FACTOR * inline_ns_max:
         rows //= 2
     return rows if rows > 1 else 0
 
 
-def rows_are_independent(session: Session, sample: Sample) -> bool:
+def rows_are_independent(session: Session, sample: Sample, stop: Stop) -> bool:
     """Say whether a batch of random rows gives what each row gives alone, within rounding."""
     rng = np.random.default_rng(7)
     for rows in (2, 3):
         alone = [sample.feeds(1, rng) for _ in range(rows)]
         together = {name: np.concatenate([feeds[name] for feeds in alone]) for name in alone[0]}
         try:
-            apart = [session.run(feeds, Stop()) for feeds in alone]
-            joined = session.run(together, Stop())
+            apart = [session.run(feeds, stop) for feeds in alone]
+            joined = session.run(together, stop)
         except Failed:
             return False
         for index, output in enumerate(joined):
-            if any(part[index].shape[:1] != (1,) for part in apart) or output.shape[:1] != (rows,):
+            parts = [part[index] for part in apart]
+            # A shape may follow from values: how many words a string has, say. Then nothing is joined.
+            if output.shape[:1] != (rows,) or any(part.shape != (1, *output.shape[1:]) for part in parts):
                 return False
-            if not _alike(output, np.concatenate([part[index] for part in apart])):
+            if not _alike(output, np.concatenate(parts)):
                 return False
     return True
 
@@ -188,13 +245,26 @@ def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
     return bool(np.array_equal(one, other))
 
 
-def warm(session: Session, spec: ModelSpec, sample: Sample) -> None:
-    """Run every number of rows that a batch can have, and the samples that the configuration names."""
-    for rows in range(1, max(spec.rows_max, 1) + 1):
-        session.run(sample.feeds(rows), Stop())
+def warm(session: Session, spec: ModelSpec, sample: Sample | None, stop: Stop, until_s: float) -> None:
+    """Run every number of rows that a batch can have, and the samples that the configuration names.
+
+    The largest comes first: if it does not fit into memory, better now than under load. Of those in
+    between, only as many are run as there is time for until `until_s`, by `perf_counter`.
+    """
+    if sample is not None:
+        _warm_sizes(session, spec, sample, stop, until_s)
     for warmup in spec.config.warmup:
         for _ in range(warmup.count):
-            session.run(_configured(warmup, spec.inputs), Stop())
+            session.run(_configured(warmup, spec.inputs), stop)
+
+
+def _warm_sizes(session: Session, spec: ModelSpec, sample: Sample, stop: Stop, until_s: float) -> None:
+    rows_max = max(spec.rows_max, 1)
+    for done, rows in enumerate((rows_max, *range(1, rows_max))):
+        if perf_counter() > until_s:
+            log.warning("version=%s event=warmed_partly sizes=%d of=%d", spec, done, rows_max)
+            return
+        session.run(sample.feeds(rows), stop)
 
 
 def _configured(warmup: Warmup, inputs: Sequence[TensorSpec]) -> Feeds:
@@ -203,20 +273,19 @@ def _configured(warmup: Warmup, inputs: Sequence[TensorSpec]) -> Feeds:
     feeds = {}
     for tensor in warmup.tensors:
         shape = (warmup.rows, *tensor.shape) if warmup.rows else tensor.shape
-        whole = TensorSpec(tensor.name, specs[tensor.name].datatype, shape)
-        feeds[tensor.name] = _made_up(whole, 1, 1, rng if tensor.fill == "random" else None)
+        feeds[tensor.name] = _made_up(specs[tensor.name], shape, rng if tensor.fill == "random" else None)
     return feeds
 
 
-def timed(session: Session, sample: Sample, rows: int) -> int:
+def timed(session: Session, sample: Sample, rows: int, stop: Stop) -> int:
     """Return the median duration of a run with so many rows, in ns; the first is not counted."""
     feeds = sample.feeds(rows)
-    session.run(feeds, Stop())
-    return int(median(itertools.islice(_durations(session, feeds), TIMED_RUNS)))
+    session.run(feeds, stop)
+    return int(median(itertools.islice(_durations(session, feeds, stop), TIMED_RUNS)))
 
 
-def _durations(session: Session, feeds: Feeds) -> Iterator[int]:
+def _durations(session: Session, feeds: Feeds, stop: Stop) -> Iterator[int]:
     while True:
         began_ns = monotonic_ns()
-        session.run(feeds, Stop())
+        session.run(feeds, stop)
         yield monotonic_ns() - began_ns

@@ -80,7 +80,7 @@ class Serving:
             (servable.spec.artifact.model, str(servable.spec.artifact.version)): VersionReading(
                 servable.ledger.snapshot(),
                 len(servable.lane),
-                len(servable.lane.waiting),
+                servable.lane.waiting.count,
                 {"cpu": servable.memory_bytes},
                 servable.load_s,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -109,14 +110,13 @@ class Session:
             If the model itself raised an error.
         """
         try:
-            if self._bf16:
-                return self._run_bf16(feeds, stop)
-            outputs: list[NDArray[Any]] = self._run(self._names, feeds, stop.options)
+            if not self._bf16:
+                return self._run(self._names, feeds, stop.options)  # type: ignore[no-any-return]
+            return self._run_bf16(feeds, stop)
         except Exception as error:  # ONNX Runtime raises a class per status code, with one base: this.
             if stop.used:
                 raise Expired("the model did not finish before the request's deadline") from None
-            raise Failed(f"the model failed: {_reason(error)}") from error
-        return outputs
+            raise Failed(f"the model failed: {reason(error)}") from error
 
     def _run_bf16(self, feeds: Feeds, stop: Stop) -> list[NDArray[Any]]:
         values = {
@@ -143,9 +143,11 @@ def _array(value: ort.OrtValue) -> NDArray[Any]:
 REASON_CHARACTERS_MAX = 300
 
 
-def _reason(error: Exception) -> str:
-    """Return ONNX Runtime's message without the prefix that names its source file."""
+def reason(error: Exception, path: Path | None = None) -> str:
+    """Return ONNX Runtime's message without the prefix that names its source file, nor the model's `path`."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if path is not None:
+        text = text.replace(str(path), path.name).replace(f"{path.parent}/", "")
     for part in text.split(" "):
         if "/" in part and (".cc" in part or ".h" in part):
             text = text.replace(part, "")

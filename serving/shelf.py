@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
@@ -18,6 +15,7 @@ from typing import TypeVar
 
 from router.table import Route, RoutingTable, newest_first, pick
 from serving import admit, loader, pbtxt, repository
+from serving.aside import aside
 from serving.config import Config
 from serving.device import NoDevice
 from serving.errors import TurnoutError
@@ -26,9 +24,11 @@ from serving.layout import Layout, bind
 from serving.ledger import Ledger
 from serving.loader import Prepared
 from serving.model import Artifact, ModelConfig, ModelSpec
+from serving.plan import ROUNDS_MAX, Failures, Plan, runs_alike
+from serving.regular import Refusal
 from serving.repository import Candidate
 from serving.signature import read_labels
-from serving.store import Store
+from serving.store import Store, VersionChanged
 from serving.waiting import Waiting
 from serving.wire import Call
 
@@ -36,8 +36,7 @@ log = logging.getLogger("turnout.shelf")
 T = TypeVar("T")
 
 LAYOUTS_MAX = 4096
-LOADER_NICE = 10
-"""How much less the loader's thread counts to the scheduler than the event loop."""
+UNLOADED = "unloaded"
 
 
 class State(StrEnum):
@@ -116,9 +115,10 @@ class Shelf:
         self._loop = loop
         self.loaded = Loaded()
         self.index: dict[str, dict[str, Standing]] = {}
-        self._store = Store(config.repository.state, config.admission.file_bytes_max)
+        limits, where = config.admission, config.repository
+        self._store = Store(where.state, limits.file_bytes_max, repository=where.path)
         self._changing = asyncio.Lock()
-        self._loader = ThreadPoolExecutor(1, "turnout-loader", initializer=_count_little)
+        self._failures = Failures()
 
     def __repr__(self) -> str:
         models = ", ".join(
@@ -130,29 +130,27 @@ class Shelf:
     async def refresh(self, only: Sequence[str] = ()) -> None:
         """Bring what is loaded in line with the repository: all models, or `only` these.
 
-        A model or version that cannot be loaded says why in `index`; nothing is raised for it.
+        A model or version that cannot be loaded says why in `index`; nothing is raised for it. Where
+        the latest versions are asked for and cannot be loaded, older ones take their place.
+
+        Raises
+        ------
+        OSError, Refusal
+            If the repository itself cannot be read.
         """
         async with self._changing:
             candidates = await self._in_loader(repository.scan, self.config.repository.path)
             names = sorted(set(only) or set(candidates) | set(self.loaded.servables))
-            plans = await self._plans(names, candidates)
-            for plan in plans:
-                await self._follow(plan)
-
-    async def _plans(self, names: Sequence[str], candidates: Mapping[str, Candidate]) -> list[Plan]:
-        """Decide what to load, all of it admitted; where the latest versions are refused, older ones."""
-        done: list[Plan] = []
-        refused: dict[str, set[int]] = {name: set() for name in names}
-        while names:
-            found = [await self._plan(name, candidates.get(name), refused[name]) for name in names]
-            plans = [plan for plan in found if plan is not None]
-            struck = await self._admit(plans)
-            for artifact in struck:
-                refused[artifact.model].add(artifact.version)
-            again = {a.model for a in struck}
-            done += [plan for plan in plans if plan.model not in again or not plan.config.versions.by_age]
-            names = [plan.model for plan in plans if plan.model in again and plan.config.versions.by_age]
-        return done
+            refused: dict[str, frozenset[int]] = dict.fromkeys(names, frozenset())
+            for _ in range(ROUNDS_MAX):
+                found = [await self._plan(name, candidates.get(name), refused[name]) for name in names]
+                plans = [plan for plan in found if plan is not None]
+                await self._admit(plans)
+                for plan in plans:
+                    await self._follow(plan)
+                    refused[plan.model] |= plan.lost
+                names = [plan.model for plan in plans if plan.lost and plan.config.versions.by_age]
+            self._forget(candidates)
 
     async def unload(self, model: str) -> None:
         """Stop serving `model` and give its memory back."""
@@ -165,91 +163,125 @@ class Shelf:
         async with self._changing:
             for servable in self.loaded.all():
                 await servable.lane.close()
-        self._loader.shutdown(wait=False, cancel_futures=True)
 
-    async def _plan(self, name: str, candidate: Candidate | None, refused: set[int]) -> Plan | None:
+    async def _plan(self, name: str, candidate: Candidate | None, refused: frozenset[int]) -> Plan | None:
         """Decide what to load of a model; None if it cannot be used, which its standing then says."""
         if candidate is None:
-            return Plan(name, ModelConfig(name), {})
+            if name in self.config.repository.models:
+                self._note(name, "", State.UNAVAILABLE, "the repository has no folder of this name")
+            return Plan(name, ModelConfig(name))
         try:
             if candidate.reason is not None:
-                raise ValueError(candidate.reason)
+                raise Refusal(candidate.reason)
             config = ModelConfig(name)
             if candidate.config is not None:
                 config = await self._in_loader(pbtxt.read, candidate.config, name)
             labels = await self._in_loader(read_labels, candidate.folder, config)
         except (ValueError, OSError) as error:
-            self._note(name, "", State.UNAVAILABLE, str(error))
-            return None
+            self._note(name, "", State.UNAVAILABLE, _words(error))
+            there = [os.path.lexists(candidate.folder / each) for each in self._served(name)]
+            return None if any(there) else Plan(name, ModelConfig(name))
         self.index.get(name, {}).pop("", None)
         for version, fault in candidate.faults.items():
             self._note(name, str(version), State.UNAVAILABLE, fault)
-        plan = Plan(name, config, {}, labels)
-        for version in config.versions.choose([each for each in candidate.versions if each not in refused]):
-            try:
-                folder = candidate.versions[version]
-                plan.artifacts[str(version)] = await self._in_loader(self._store.put, name, version, folder)
-            except (ValueError, OSError) as error:
-                plan.failed = True
-                self._note(name, str(version), State.UNAVAILABLE, str(error))
+        plan = Plan(name, config, labels=labels, refused=refused)
+        faulty_but_served = {each for each in candidate.faults if str(each) in self._served(name)}
+        for version in config.versions.choose(sorted({*candidate.versions, *faulty_but_served} - refused)):
+            await self._fetch(plan, version, candidate)
         return plan
 
-    async def _admit(self, plans: Sequence[Plan]) -> list[Artifact]:
-        """Try what was never tried, in a process of its own; strike out and return what it refuses."""
+    async def _fetch(self, plan: Plan, version: int, candidate: Candidate) -> None:
+        """Put a version's copy into the plan: of what its folder holds, or else of what was admitted before."""
+        number = str(version)
+        try:
+            if version in candidate.faults:
+                raise Refusal(candidate.faults[version])
+            artifact = await self._in_loader(
+                self._store.put, plan.model, version, candidate.versions[version]
+            )
+        except (ValueError, OSError) as error:
+            self._note(plan.model, number, State.UNAVAILABLE, _words(error))
+            before = self._served(plan.model).get(number)
+            if before is None and isinstance(error, VersionChanged):
+                before = await self._in_loader(self._store.admitted, plan.model, version)
+            if before is None:
+                plan.lost.add(version)
+                return
+            artifact = plan.artifacts[number] = before
+            plan.kept[number] = _words(error)
+        if not self._failures.recent(artifact, plan.config, self._loop.time()):
+            plan.artifacts[number] = artifact
+        elif number in self._served(plan.model):
+            plan.artifacts[number] = artifact
+            plan.left.add(number)
+        else:
+            plan.lost.add(version)
+
+    def _served(self, model: str) -> dict[str, Artifact]:
+        return {number: each.spec.artifact for number, each in self.loaded.servables.get(model, {}).items()}
+
+    async def _admit(self, plans: Sequence[Plan]) -> None:
+        """Try what was never tried, in a process of its own, and strike out what it refuses."""
         rules = admit.rules(self.config.admission)
-        untried = [
-            artifact
+        untried = {
+            artifact: plan
             for plan in plans
-            for version, artifact in plan.artifacts.items()
-            if not self._serves(plan, version) and not self._store.verdict(artifact.digest, rules)
-        ]
-        if not untried:
-            return []
+            for number, artifact in plan.artifacts.items()
+            if number not in plan.left and not self._serves(plan, number)
+            if not self._store.verdict(artifact.digest, rules)
+        }
         for artifact in untried:
             self._note(artifact.model, str(artifact.version), State.LOADING)
-        by_model = {plan.model: plan for plan in plans}
-        struck = []
-        for verdict in await self._in_loader(admit.admit, untried, self.config.admission):
-            artifact = verdict.artifact
+        if not untried:
+            return
+        for verdict in await self._in_loader(admit.admit, list(untried), self.config.admission):
             if verdict.reason is None:
-                self._store.record_verdict(artifact.digest, rules)
-                continue
-            self._note(artifact.model, str(artifact.version), State.UNAVAILABLE, verdict.reason)
-            plan = by_model[artifact.model]
-            plan.failed = True
-            del plan.artifacts[str(artifact.version)]
-            struck.append(artifact)
-        return struck
+                self._store.record_verdict(verdict.artifact.digest, rules)
+            else:
+                self._lose(untried[verdict.artifact], verdict.artifact, verdict.reason)
+
+    def _lose(self, plan: Plan, artifact: Artifact, reason: str) -> None:
+        """Go on without a version, or with it as it is served already."""
+        number = str(artifact.version)
+        self._note(plan.model, number, State.UNAVAILABLE, reason)
+        self._failures.note(artifact, plan.config, self._loop.time())
+        if number in self._served(plan.model):
+            plan.left.add(number)
+        else:
+            del plan.artifacts[number]
+            plan.lost.add(artifact.version)
 
     def _serves(self, plan: Plan, version: str) -> bool:
-        """Say whether exactly this version, configured so but for its batching, answers already."""
+        """Say whether exactly this version answers already, loaded as it would be now."""
         servable = self.loaded.servables.get(plan.model, {}).get(version)
-        if servable is None:
+        if servable is None or servable.spec.artifact.digest != plan.artifacts[version].digest:
             return False
-        same_config = replace(servable.spec.config, batching=None) == replace(plan.config, batching=None)
-        return same_config and servable.spec.artifact.digest == plan.artifacts[version].digest
+        return runs_alike(servable.spec.config, plan.config)
 
     async def _follow(self, plan: Plan) -> None:
         """Load what the plan says and is not there, then drop what it no longer says."""
-        for version, artifact in plan.artifacts.items():
+        for version, artifact in list(plan.artifacts.items()):
+            if version in plan.left:
+                continue
             if self._serves(plan, version):
-                self._rebatch(plan, version)
+                self._retune(plan, version)
             else:
                 await self._put_up(plan, artifact)
-        if plan.failed:
-            return  # What is served stays until all that should replace it is there.
-        for version in set(self.loaded.servables.get(plan.model, {})) - set(plan.artifacts):
-            await self._take_down(plan.model, version)
+        if plan.whole:
+            for version in set(self._served(plan.model)) - set(plan.artifacts):
+                await self._take_down(plan.model, version)
 
-    def _rebatch(self, plan: Plan, version: str) -> None:
-        """Change the batching of a version while it serves."""
+    def _retune(self, plan: Plan, version: str) -> None:
+        """Change what can be changed of a version while it serves: its batching, and what is told of it."""
         servable = self.loaded.servables[plan.model][version]
-        if servable.spec.config.batching != plan.config.batching:
-            servable.spec = replace(servable.spec, config=plan.config)
+        before = servable.spec.config
+        servable.spec = replace(servable.spec, config=plan.config, labels=dict(plan.labels))
+        if before.batching != plan.config.batching:
             requests_max = self.config.queue.requests_max
             servable.lane.waiting.configure(plan.config.batching, servable.spec.rows_max, requests_max)
             servable.lane.pump()
             log.info("version=%s event=batching_changed", servable.spec)
+        self._note(plan.model, version, State.READY, plan.kept.get(version, ""))
 
     async def _put_up(self, plan: Plan, artifact: Artifact) -> None:
         """Load, warm and publish a version; if it replaces one of the same number, drain that one."""
@@ -258,13 +290,12 @@ class Shelf:
         try:
             prepared = await self._in_loader(loader.prepare, artifact, plan.config, plan.labels, self.config)
         except (TurnoutError, NoDevice, OSError, ValueError, RuntimeError) as error:
-            plan.failed = True
-            self._note(plan.model, version, State.UNAVAILABLE, str(error))
+            self._lose(plan, artifact, _words(error))
             return
         before = self.loaded.servables.get(plan.model, {}).get(version)
         servable = self._servable(prepared)
         self._publish(plan.model, version, servable)
-        self._note(plan.model, version, State.READY)
+        self._note(plan.model, version, State.READY, plan.kept.get(version, ""))
         log.info("version=%s event=ready %s inline=%s", prepared.spec, prepared, servable.lane.inline)
         if before is not None:
             await self._release(before)
@@ -290,7 +321,7 @@ class Shelf:
         self._note(model, version, State.UNLOADING)
         self._publish(model, version, None)
         await self._release(servable)
-        self._note(model, version, State.UNAVAILABLE, "unloaded")
+        self._note(model, version, State.UNAVAILABLE, UNLOADED)
 
     async def _release(self, servable: Servable) -> None:
         """Finish a version's requests, then free its session."""
@@ -316,36 +347,38 @@ class Shelf:
 
     def _note(self, model: str, version: str, state: State, reason: str = "") -> None:
         serving = version in self.loaded.servables.get(model, {})
-        if serving and state in (State.LOADING, State.UNAVAILABLE) and reason != "unloaded":
+        if serving and state in (State.LOADING, State.UNAVAILABLE) and reason != UNLOADED:
             # The one that serves goes on serving; say beside it what became of its replacement.
             state = State.READY
-        self.index.setdefault(model, {})[version] = Standing(state, reason)
-        if reason and reason != "unloaded":
+        lines, standing = self.index.setdefault(model, {}), Standing(state, reason)
+        if reason not in ("", UNLOADED) and lines.get(version) != standing:
             log.error("model=%s version=%s event=unavailable reason=%r", model, version or "-", reason)
+        lines[version] = standing
+
+    def _forget(self, candidates: Mapping[str, Candidate]) -> None:
+        """Drop from the index what neither answers nor lies in the repository any more."""
+        there = {name: {*each.versions, *each.faults} for name, each in candidates.items()}
+        self._failures.keep(there)
+        for name, lines in list(self.index.items()):
+            known = {str(version) for version in there.get(name, ())} | set(self._served(name))
+            if name in candidates or name in self.config.repository.models:
+                known.add("")
+            for version in set(lines) - known:
+                del lines[version]
+            if not lines:
+                del self.index[name]
 
     async def _in_loader(self, work: Callable[..., T], *args: object) -> T:
-        return await self._loop.run_in_executor(self._loader, work, *args)
+        # The threads of a run that ONNX Runtime makes inherit the niceness of the one that opens it.
+        return await aside(work, *args, nice=self.config.engine.threads == 1)
 
 
-@dataclass(slots=True)
-class Plan:
-    """What is to be loaded of one model. `failed` says that something it should hold is missing."""
-
-    model: str
-    config: ModelConfig
-    artifacts: dict[str, Artifact]
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    failed: bool = False
-
-
-def _count_little() -> None:
-    """Let the loader's thread yield to the event loop where there are too few cores for both."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADER_NICE)
+def _words(error: Exception) -> str:
+    """Return an error without the paths that the system adds to its own."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _give_back() -> None:
     """Return freed memory to the system: ONNX Runtime's arenas are free by now, glibc still holds them."""
-    gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)

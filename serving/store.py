@@ -8,21 +8,24 @@ import shutil
 import sqlite3
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from serving.contents import Contents, read, sync
+from serving.contents import Contents, Mark, mark, read, sync
 from serving.model import Artifact
 from serving.regular import Refusal
 from serving.repository import ONNX_NAME
 
 _TABLES = """
-create table if not exists names (
-    model text, version integer, digest text not null, admitted integer not null,
-    primary key (model, version));
+create table if not exists versions (
+    repository text, model text, version integer, digest text not null, admitted integer not null,
+    primary key (repository, model, version));
 create table if not exists verdicts (digest text, rules text, primary key (digest, rules));
 """
+READ_BEFORE_MAX = 10_000
+"""Versions of which is remembered what they held when they were read last."""
 
 
 class VersionChanged(Refusal):
@@ -38,15 +41,21 @@ class Store:
         Created if it is absent; refused if anybody else could write to it.
     bytes_max, files_max : int
         Of one version.
+    repository : Path, optional
+        Whose versions these are: the same name in another repository is another version.
     """
 
-    def __init__(self, root: Path, bytes_max: int = 8 << 30, files_max: int = 1000) -> None:
+    def __init__(
+        self, root: Path, bytes_max: int = 8 << 30, files_max: int = 1000, repository: Path | None = None
+    ) -> None:
         self._root = root
+        self._repository = ascii(str(repository.resolve())) if repository else ""
         self._objects = root / "objects"
         self._unfinished = root / "unfinished"
         self._bytes_max = bytes_max
         self._files_max = files_max
         self._verified: set[str] = set()
+        self._read_before: dict[tuple[str, int], tuple[Mark, Contents]] = {}
         for folder in (root, self._objects, self._unfinished):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_private(folder)
@@ -71,13 +80,22 @@ class Store:
             If `model` and `version` name an admitted version with other contents.
         """
         with self._lock(fcntl.LOCK_SH):
-            contents = self._read(folder)
+            contents = self._contents(model, version, folder)
             digest = contents.digest
             self._check_unchanged(model, version, digest)
             if not self._present(digest):
                 self._copy(folder, digest)
             self._name(model, version, digest)
         return Artifact(model, version, digest, self._objects / digest / ONNX_NAME, contents.bytes_total)
+
+    def admitted(self, model: str, version: int) -> Artifact | None:
+        """Return the copy of a version that was admitted, whatever its folder holds by now."""
+        with self._lock(fcntl.LOCK_SH):
+            digest = self._admitted_digest(model, version)
+            if digest is None or not self._present(digest):
+                return None
+            folder = self._objects / digest
+            return Artifact(model, version, digest, folder / ONNX_NAME, self._read(folder).bytes_total)
 
     def verdict(self, digest: str, rules: str) -> bool:
         """Say whether these contents were admitted before, under the same rules."""
@@ -89,7 +107,7 @@ class Store:
         """Remember that these contents were admitted; from now on their versions never change."""
         with self._database() as database:
             database.execute("insert or ignore into verdicts values (?, ?)", (digest, rules))
-            database.execute("update names set admitted = 1 where digest = ?", (digest,))
+            database.execute("update versions set admitted = 1 where digest = ?", (digest,))
 
     def collect(self, keep: set[str]) -> set[str]:
         """Remove all objects but those to `keep`, and what crashed copies left; return what was removed."""
@@ -107,6 +125,17 @@ class Store:
 
     def _read(self, folder: Path, into: Path | None = None) -> Contents:
         return read(folder, self._bytes_max, self._files_max, into)
+
+    def _contents(self, model: str, version: int, folder: Path) -> Contents:
+        """Read the files in `folder`, unless they are the very ones that were read the last time."""
+        now = mark(folder, self._files_max, time.time_ns())
+        before = self._read_before.pop((model, version), None)
+        contents = before[1] if before and now and before[0] == now else self._read(folder)
+        if now is not None:
+            if len(self._read_before) >= READ_BEFORE_MAX:
+                self._read_before.clear()
+            self._read_before[model, version] = (now, contents)
+        return contents
 
     def _present(self, digest: str) -> bool:
         """Say whether the object is there; the first time, also whether it is still what it was."""
@@ -146,23 +175,27 @@ class Store:
             shutil.rmtree(draft, ignore_errors=True)
 
     def _check_unchanged(self, model: str, version: int, digest: str) -> None:
-        with self._database() as database:
-            query = "select digest from names where model = ? and version = ? and admitted"
-            known = database.execute(query, (model, version)).fetchone()
-        if known and known[0] != digest:
+        known = self._admitted_digest(model, version)
+        if known and known != digest:
             raise VersionChanged(
-                f"version {version} was admitted with other files (SHA-256 {known[0][:12]}, now "
+                f"version {version} was admitted with other files (SHA-256 {known[:12]}, now "
                 f"{digest[:12]}); a version never changes under its name: give these a number of their own"
             )
+
+    def _admitted_digest(self, model: str, version: int) -> str | None:
+        query = "select digest from versions where repository = ? and model = ? and version = ? and admitted"
+        with self._database() as database:
+            known = database.execute(query, (self._repository, model, version)).fetchone()
+        return known[0] if known else None
 
     def _name(self, model: str, version: int, digest: str) -> None:
         with self._database() as database:
             database.execute(
-                "insert into names values (:model, :version, :digest, "
+                "insert into versions values (:repository, :model, :version, :digest, "
                 "exists (select 1 from verdicts where digest = :digest)) "
-                "on conflict (model, version) do update set digest = excluded.digest, "
-                "admitted = excluded.admitted where not names.admitted",
-                {"model": model, "version": version, "digest": digest},
+                "on conflict (repository, model, version) do update set digest = excluded.digest, "
+                "admitted = excluded.admitted where not versions.admitted",
+                {"repository": self._repository, "model": model, "version": version, "digest": digest},
             )
         self._check_unchanged(model, version, digest)  # Another process may have named it meanwhile.
 

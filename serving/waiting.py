@@ -35,7 +35,8 @@ class Waiting:
 
     def __init__(self, batching: Batching | None, rows_max: int, requests_max: int) -> None:
         self._levels: list[deque[InferRequest]] = []
-        self._count = 0
+        self.count = 0
+        """How many requests wait."""
         self.configure(batching, rows_max, requests_max)
 
     def configure(self, batching: Batching | None, rows_max: int, requests_max: int) -> None:
@@ -57,9 +58,6 @@ class Waiting:
         for request in waiting:
             self._levels[self._level(request)].append(request)
 
-    def __len__(self) -> int:
-        return self._count
-
     def offer(self, request: InferRequest) -> None:
         """Let `request` wait.
 
@@ -71,10 +69,10 @@ class Waiting:
         index = self._level(request)
         level = self._levels[index]
         limit = self._policy_of(index).requests_max or self._requests_max
-        if len(level) >= limit or self._count >= self._requests_max:
+        if len(level) >= limit or self.count >= self._requests_max:
             raise Overloaded(f"{len(level)} requests wait for this model already; try again later")
         level.append(request)
-        self._count += 1
+        self.count += 1
         self._next_ns = min(self._next_ns, self._gives_up_ns(request, index)[0])
 
     def _level(self, request: InferRequest) -> int:
@@ -92,7 +90,7 @@ class Waiting:
         for level in self._levels:
             while level and level[0].dropped:
                 level.popleft()
-                self._count -= 1
+                self.count -= 1
         first = next((level[0] for level in self._levels if level), None)
         if first is None:
             return []
@@ -135,7 +133,7 @@ class Waiting:
 
     def _remove(self, chosen: Iterable[InferRequest]) -> None:
         gone = set(map(id, chosen))
-        self._count -= len(gone)
+        self.count -= len(gone)
         for level in self._levels:
             while level and id(level[0]) in gone:
                 gone.discard(id(level.popleft()))
@@ -149,7 +147,7 @@ class Waiting:
 
     def wake_ns(self, now_ns: int) -> int:
         """Return when to look again though nothing arrives: a delay ends, or a deadline passes."""
-        if not self._count:
+        if not self.count:
             return NEVER_NS
         if not self._policy.delay_us:
             return self._next_ns
@@ -178,7 +176,7 @@ class Waiting:
         self._levels[-1].extend(delayed)
         for request in delayed:
             self._next_ns = min(self._next_ns, self._gives_up_ns(request, len(self._levels) - 1)[0])
-        self._count -= len(expired)
+        self.count -= len(expired)
         return expired
 
     def _gives_up_ns(self, request: InferRequest, index: int) -> tuple[int, bool]:

@@ -121,6 +121,10 @@ class Call:
     """All other request parameters."""
 
 
+Recent = tuple[Any, ...]
+"""For whoever writes the answers: what the answer before was like, and how it was written."""
+
+
 class Results:
     """The outputs of one run, which one or more requests share.
 
@@ -157,8 +161,7 @@ class Results:
         else:
             self.tails = tuple([array.shape for array in arrays])
         self._blobs: dict[int, tuple[bytes, int]] = {}
-        # For whoever writes the answers: what the one before was like, and how it was written.
-        self.recent: tuple[Call, int, int, Any] | None = None
+        self.recent: Recent | None = None
 
     def shape(self, index: int, start: int, stop: int) -> tuple[int, ...]:
         """Return the shape of output `index` for the request of rows `start` to `stop`."""

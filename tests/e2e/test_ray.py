@@ -22,9 +22,6 @@ import psutil
 import pytest
 import tritonclient.http
 
-from serving.config import ConfigError, parse
-from serving.placement import share
-
 from .conftest import Served
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -121,6 +118,7 @@ def _ask(line: http.client.HTTPConnection, row: list[float]) -> bool:
 def test_the_command_is_ready_with_its_models(served: Served) -> None:
     assert served.ready_s < READY_S_MAX
     assert len(served.replicas()) == 1
+    _wait(lambda: f"ready on Ray at http://127.0.0.1:{served.http}," in served.log)
 
 
 def test_an_unmodified_tritonclient_infers(served: Served) -> None:
@@ -229,36 +227,6 @@ def _serve(served: Served, more: list[str], **environment: str) -> subprocess.Co
         timeout=30,
         check=False,
     )
-
-
-@pytest.mark.parametrize(
-    ("section", "there", "each", "surge_percent"),
-    [
-        ({}, (2, 0), (1, 0), 100),
-        ({"replicas": 2}, (2, 0), (1, 0), 0),
-        ({"replicas": 3}, (4, 0), (1, 0), 33),
-        ({}, (8, 1), (1, 1), 0),
-        ({}, (8, 2), (1, 1), 100),
-        ({"replicas": 4}, (8, 1), (1, 0.25), 0),
-        ({"gpus": 0.5}, (8, 1), (1, 0.5), 100),
-    ],
-)
-def test_replicas_share_what_is_there(section, there, each, surge_percent) -> None:
-    found = share(parse({"ray": section}), *there)
-    assert (found.cpus, found.gpus, found.surge_percent) == (*each, surge_percent)
-
-
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        ({"engine": {"device": "gpu"}}, "this machine shows no GPU"),
-        ({"ray": {"gpus": 1}}, r"ray.gpus = 1 for each of 1 replicas: the cluster has 0"),
-        ({"ray": {"cpus": 3}}, r"ray.cpus = 3 for each of 1 replicas: the cluster has 2"),
-    ],
-)
-def test_a_cluster_too_small_is_said_before_serve_waits_for_it(document, message) -> None:
-    with pytest.raises(ConfigError, match=message):
-        share(parse(document), 2, 0)
 
 
 def test_the_end_answers_what_is_in_flight_refuses_what_comes_and_leaves_nothing(served: Served) -> None:

@@ -182,7 +182,6 @@ def test_another_user_is_turned_away_even_if_the_door_stands_open(folder: Path, 
         finally:
             os.seteuid(0)
         visitor.settimeout(5)
-        visitor.sendall(b"http")
         assert socket.recv_fds(visitor, 99, 1)[:2] == (b"-not for this user", [])
 
 
