@@ -7,10 +7,12 @@ may use is limited by itself, before it reads anything that it does not trust.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
 import os
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 
 CPU_SPARE_S = 5
 """The parent's deadline comes first; this limit is for a child whose parent is gone."""
+PR_SET_PDEATHSIG = 1  # Of <linux/prctl.h>: the signal that comes when the thread that made this process ends.
 
 
 def main() -> None:
@@ -52,6 +55,9 @@ def _take_stdout() -> Any:
 
 def _confine() -> None:
     os.nice(19)
+    if sys.platform == "linux":
+        # Whoever asked may be killed in the middle of a trial, which would then run on for nobody.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(OSError):
         # If memory runs out on the machine, this process goes first, and not the server.
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -81,25 +81,19 @@ def frame(request: InferRequest, results: Results, start: int, stop: int) -> byt
     Failed
         If the model's output cannot be written as asked for.
     """
+    call, id_, recent = request.call, request.id, results.recent
     # Requests are mostly like the one before: comparing costs less than hashing what tells them apart.
-    recent, id_bytes, rows = results.recent, len(request.id), stop - start
-    if (
-        recent is not None
-        and recent[0] is request.call
-        and recent[1] == id_bytes
-        and recent[2] == rows
-        and recent[3] == results.tails
-        and recent[4] == (results.rows > 0)
-    ):
-        layout: Layout = recent[5]
+    if recent is not None and recent[0] is call and recent[1] == len(id_) and recent[2] == stop - start:
+        layout: Layout = recent[3]
     else:
         layout = _layout(request, results, start, stop)
-        results.recent = (request.call, id_bytes, rows, results.tails, results.rows > 0, layout)
-    if layout.single >= 0:
-        raw = results.raw(layout.single, start, stop)
-        if len(raw) != layout.single_bytes:
-            raise _misshapen(results, layout.single)
-        return b"".join((layout.head, request.id, layout.closing, raw))
+        results.recent = (call, len(id_), stop - start, layout)
+    single = layout[6]
+    if single >= 0:
+        raw = results.raw(single, start, stop)
+        if len(raw) != layout[7]:
+            raise _misshapen(results, single)
+        return b"".join((layout[1], id_, layout[4], raw))
     encoded = _fill(layout, request.id, results, start, stop)
     body_bytes = sum(map(len, encoded.parts))
     return b"".join((_head(encoded.json_bytes, body_bytes), *encoded.parts))

@@ -22,34 +22,37 @@ async def aside(work: Callable[..., T], *args: object, nice: bool = True) -> T:
     Not an executor's thread: those are waited for when the process ends, and loading may take minutes.
     """
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def tell(result: Any, error: Exception | None) -> None:
-        if done.cancelled():
-            return
-        if error is None:
-            done.set_result(result)
-        else:
-            done.set_exception(error)
-
-    def do() -> None:
-        if nice:
-            _count_little()
-        result: Any = None
-        failure: Exception | None = None
-        try:
-            result = work(*args)
-        except Exception as error:  # noqa: BLE001 - it rises where `aside` is awaited.
-            failure = error
-        with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
-            loop.call_soon_threadsafe(tell, result, failure)
-
-    threading.Thread(target=do, name="turnout-aside", daemon=True).start()
-    result: T = await done
-    return result
+    done: asyncio.Future[T] = loop.create_future()
+    todo = (loop, done, work, args, nice)
+    threading.Thread(target=_do, args=todo, name="turnout-aside", daemon=True).start()
+    try:
+        return await done
+    finally:
+        # An error that rises from here remembers this frame. If the frame still knew the future and so
+        # the error, both would live on, with a model's session in their frames, until the next collection.
+        del done, todo
 
 
-def _count_little() -> None:
-    """Let this thread yield where there are too few cores for all."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+def _do(
+    loop: asyncio.AbstractEventLoop,
+    done: asyncio.Future[T],
+    work: Callable[..., T],
+    args: tuple[object, ...],
+    nice: bool,
+) -> None:
+    if nice and sys.platform == "linux":
+        me = (os.PRIO_PROCESS, threading.get_native_id())
+        # More than the loop has, which may be 15: Ray starts its workers so. Less is not everybody's to ask.
+        os.setpriority(*me, min(os.getpriority(*me) + NICE, 19))
+    try:
+        outcome: tuple[Callable[..., None], Any] = (done.set_result, work(*args))
+    except Exception as error:  # noqa: BLE001 - it rises where `aside` is awaited.
+        outcome = (done.set_exception, error)
+    with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+        loop.call_soon_threadsafe(_tell, done, *outcome)
+    del outcome, done  # As above.
+
+
+def _tell(done: asyncio.Future[T], tell: Callable[[Any], None], result: Any) -> None:
+    if not done.cancelled():
+        tell(result)

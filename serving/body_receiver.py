@@ -1,12 +1,18 @@
-"""How a large body arrives: the kernel writes it where it will be read, and it is never copied again."""
+"""How a body that is not all there arrives: bounded, counted, and without being copied twice."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
+from serving.config import Limits
+from serving.http_body import Chunks
+
 if TYPE_CHECKING:
     from serving.connection import Connection
+    from serving.listen_http import Bodies
+
+NOTHING = memoryview(b"")
 
 
 class BodyReceiver(asyncio.BufferedProtocol):
@@ -30,6 +36,15 @@ class BodyReceiver(asyncio.BufferedProtocol):
         self._transport.set_protocol(protocol)
         self._transport.resume_reading()
 
+    def leave(self) -> None:
+        """Give the transport back to the connection.
+
+        It remembers the methods of the last buffered protocol for as long as it is open, so the
+        body is let go here.
+        """
+        self._body = NOTHING
+        self._hand_over(self._connection)
+
     def get_buffer(self, _hint: int) -> memoryview:
         """Return the part that is still empty, and no more: the next request is not ours."""
         return self._body[self._filled :]
@@ -38,7 +53,7 @@ class BodyReceiver(asyncio.BufferedProtocol):
         """Take `count` bytes more."""
         self._filled += count
         if self._filled == len(self._body):
-            self._hand_over(self._connection)
+            self.leave()
             self._connection.body_received()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -56,3 +71,41 @@ class BodyReceiver(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Tell the connection."""
         self._connection.resume_writing()
+
+
+class ChunkedBody:
+    """A chunked body, which counts among the bodies in memory as it grows."""
+
+    __slots__ = ("_bodies", "_chunks", "_counted")
+
+    def __init__(self, limits: Limits, bodies: Bodies) -> None:
+        self._chunks = Chunks(limits)
+        self._bodies = bodies
+        self._counted = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether it is complete; what follows belongs to the next request."""
+        return self._chunks.done
+
+    def feed(self, data: bytes) -> int:
+        """Take what has arrived and return how many of its bytes belong to this body.
+
+        Raises
+        ------
+        Invalid, TooLarge, HeadTooLarge
+            As `Chunks.feed` does.
+        Unavailable
+            If there are too many bodies in memory.
+        """
+        used = self._chunks.feed(data)
+        grown = len(self._chunks.body) - self._counted
+        self._bodies.count(grown)
+        self._counted += grown
+        return used
+
+    def end(self) -> bytearray:
+        """Return the content so far, and count it no longer."""
+        self._bodies.count(-self._counted)
+        self._counted = 0
+        return self._chunks.body

@@ -36,11 +36,11 @@ _PLANS: Memo[bytes, Plan] = Memo(entries_max=4096, entry_bytes_max=4096)
 
 
 def decode(
-    body: bytes | memoryview, json_bytes: int, limits: Limits
+    body: bytes | memoryview, json_bytes: int, limits: Limits, start: int = 0
 ) -> tuple[Call, Sequence[Payload], bytes]:
     """Return the call, its payloads and its id, as the first `json_bytes` of `body` declare them.
 
-    Payloads of a `memoryview`, and large ones, are views on `body`.
+    The body begins at `start`, so that the bytes before it need not be cut off. Payloads of a `memoryview`, and large ones, are views on `body`.
 
     Raises
     ------
@@ -51,15 +51,21 @@ def decode(
     Unsupported
         If it asks for shared memory.
     """
-    text = body if type(body) is bytes else bytes(body[:json_bytes])
-    id_, rest = split_id(text)
-    key = text[rest:json_bytes]
+    stop = start + json_bytes
+    key, id_ = body[start:stop], b""
+    if type(key) is not bytes:
+        key = bytes(key)
+    if key[2:4] == b"id":  # Looking is cheaper than a call for those without.
+        id_, rest = split_id(key)
+        key = key[rest:]
     plan = _PLANS.get(key) or _PLANS.recall(key)
-    if plan is None or plan.limits is not limits or len(body) - json_bytes != plan.tensors_bytes:
-        return _decode(body, json_bytes, limits, id_, key)
-    if plan.single:
-        return plan.call, (body[json_bytes:],), id_
-    return plan.call, _cut(body, json_bytes, plan.call, plan.sizes_bytes), id_
+    if plan is not None:
+        call, known_limits, tensors_bytes, sizes_bytes, single = plan
+        if known_limits is limits and len(body) - stop == tensors_bytes:
+            if single and tensors_bytes <= COPY_BYTES_MAX:
+                return call, (body[stop:],), id_
+            return call, _cut(body, stop, call, sizes_bytes), id_
+    return _decode(body[start:], json_bytes, limits, id_, key)
 
 
 def _decode(

@@ -8,21 +8,21 @@ in `_tail`, and when that is full, in the client's socket.
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from time import monotonic_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from serving import resources
 from serving.answer import encode, frame
-from serving.body_receiver import BodyReceiver
+from serving.body_receiver import BodyReceiver, ChunkedBody
 from serving.codec_binary import decode as decode_binary
 from serving.codec_binary import decode_raw
 from serving.codec_json import decode as decode_json
 from serving.content_coding import decompress
-from serving.errors import Failed, TooSlow, TurnoutError, Unavailable
-from serving.http_answer import CONTINUE, error_message, inference_message, message
-from serving.http_body import Chunks
+from serving.errors import TurnoutError, Unavailable
+from serving.http_answer import CONTINUE, error_message, inference_message, known, message, too_long
 from serving.http_head import Head
 from serving.target import Resource
 from serving.wire import InferRequest, Results
@@ -30,28 +30,26 @@ from serving.wire import InferRequest, Results
 if TYPE_CHECKING:
     from serving.listen_http import Listener
 
-log = logging.getLogger("turnout.http")
+T = TypeVar("T")
 
 INFER = Resource.MODEL_INFER
-TAIL_BYTES_MAX = 64 * 1024
-"""What is read ahead while a request is under way."""
+REQUESTS_MAX = 64
+"""How many requests of one client are served before the loop turns to the others."""
 GATHER_BYTES_MAX = 16 * 1024
 """A body up to this size is gathered with its head; a larger one gets a buffer of its own."""
 DISCARD_BYTES_MAX = 1 << 20
 """A refused body up to this size is read and dropped, so that its connection can go on."""
-LINGER_NS = 2_000_000_000
-"""How long a refused client may go on sending before it is cut off, so that it can read why."""
 INLINE_BYTES_MAX = 16 * 1024
-"""Compressed bodies up to this size are inflated on the loop."""
+"""Bodies up to this size are inflated, and answers compressed, on the loop."""
 
 
 class Connection(asyncio.Protocol):
-    """One client. Also the `Reply` of the request under way."""
+    """One client. Also the `Reply` of the request under way. Its listener looks at how long things take."""
 
     __slots__ = (
         "_body", "_busy", "_choked_ns", "_chunks", "_discard", "_ending", "_free", "_head", "_heads",
-        "_idle_ns", "_lingers_ns", "_listener", "_paused", "_request", "_seen", "_since_ns", "_tail",
-        "served", "transport",
+        "_idle_ns", "_lingers_ns", "_listener", "_paused", "_receiver", "_request", "_seen", "_since_ns",
+        "_tail", "served", "transport",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -62,19 +60,16 @@ class Connection(asyncio.Protocol):
         self._request: InferRequest | None = None
         self._free = True
         """Whether the next bytes begin a request that can be served at once."""
-        self._busy = False
-        self._ending = False
+        self._busy = self._ending = self._paused = False
         self._tail = b""
         self._body: memoryview | None = None
-        self._chunks: Chunks | None = None
+        self._receiver: BodyReceiver | None = None
+        self._chunks: ChunkedBody | None = None
         self._discard = 0
-        self._paused = False
-        self._choked_ns = 0
-        self._lingers_ns = 0
-        self._since_ns = 0
+        self._choked_ns = self._lingers_ns = self._since_ns = 0
+        """Since when the client does not read, was told goodbye, and is sending its request; 0 is not."""
         self._idle_ns = monotonic_ns()
-        self._seen = 0
-        self.served = 0
+        self._seen = self.served = 0
 
     # --- The transport's side.
 
@@ -101,11 +96,15 @@ class Connection(asyncio.Protocol):
         if self._request is not None:
             self._request.dropped = True
             self._request = None
+        self._ending = True
+        self._free = False
         self._drop_body(read=True)
+        self._tail = b""
         self._listener.forget(self)
 
     def eof_received(self) -> bool:
         """Take the end of the input as the end of interest, as nginx does."""
+        self._lingers_ns = monotonic_ns()
         return False
 
     def pause_writing(self) -> None:
@@ -116,8 +115,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on once it has read them."""
         self._choked_ns = 0
-        if not self._busy:
-            self._go_on()
+        self._go_on()
 
     # --- Requests in.
 
@@ -125,79 +123,98 @@ class Connection(asyncio.Protocol):
         """Take any bytes in any state."""
         if self._lingers_ns:
             return
-        if self._busy or self._choked_ns:
-            self._tail += data
-            if len(self._tail) > TAIL_BYTES_MAX and not self._paused:
-                self._paused = True
-                self.transport.pause_reading()
-            return
         if self._tail:
             data = self._tail + data
-            self._tail = b""
-        self._parse(data)
+        if self._busy or self._choked_ns:
+            self._keep(data)
+        else:
+            self._parse(data)
+
+    def _keep(self, data: bytes) -> None:
+        """Keep what cannot be served yet, and let the client's socket keep what is beyond that."""
+        self._tail = data
+        full = len(data) > self._listener.tail_bytes_max
+        if full is not self._paused:
+            self._paused = full
+            (self.transport.pause_reading if full else self.transport.resume_reading)()
+
+    def _go_on(self) -> None:
+        """Serve what came in while the connection was busy."""
+        if not self._busy:
+            self._parse(self._tail)
 
     def _parse(self, data: bytes) -> None:
         """Serve the requests in `data`, as far as they are there and can be served now."""
-        while data and not (self._busy or self._choked_ns or self._ending or self._body is not None):
+        for _ in range(REQUESTS_MAX):
+            if not data or self._busy or self._choked_ns or self._ending or self._body is not None:
+                break
             if self._chunks is not None or self._discard:
                 data = self._parse_more_body(data)
                 continue
+            self._head = None
             end = data.find(b"\r\n\r\n") + 4
             if end < 4 and len(data) <= self._listener.limits.head_bytes_max:
-                self._since_ns = self._since_ns or monotonic_ns()
+                if data != b"\r\n":  # An empty line before a request is nothing yet: RFC 9112, 2.2.
+                    self._since_ns = self._since_ns or monotonic_ns()
                 break
             try:
-                head = self._listener.head(data[:end] if end >= 4 else data)
+                head = self._head = self._listener.head(data[:end] if end >= 4 else data)
             except TurnoutError as error:
                 self._send_error(error, keep_alive=False)
                 return
-            if head is None:  # Only an empty line before the request: RFC 9112, section 2.2.
-                data = data[2:]
-                continue
-            self._head = head
             stop = end + head.content_length
             if len(data) >= stop and not head.chunked:
                 self._serve(head, data[end:stop])
                 data = data[stop:]
             else:
                 data = self._begin_body(head, data, end)
-        if data:
-            self._tail = data
-        self._free = not (
-            self._busy or self._choked_ns or self._ending or self._tail or self._discard or self._chunks
-        )
+                if self._chunks is None and not self._discard:
+                    break
+        else:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        if self._ending:
+            return
+        self._keep(data)
+        busy = self._busy or self._choked_ns or self._body is not None or self._chunks is not None
+        self._free = not (busy or self._tail or self._discard)
 
     def _begin_body(self, head: Head, data: bytes, end: int) -> bytes:
         """Prepare for a body that is not all there; return the bytes that are not yet dealt with."""
-        gathered = bool(self._since_ns)
+        gather = head.content_length <= GATHER_BYTES_MAX and not self._since_ns
         self._since_ns = self._since_ns or monotonic_ns()
-        error = head.problem or self._listener.too_much(head.content_length)
-        if error is not None:
-            # After an error, a client that waits for "100 Continue" may send its body or not: nobody knows.
-            short = head.content_length <= DISCARD_BYTES_MAX and not head.chunked and not head.expect_continue
-            keep_alive = head.keep_alive and short
-            self._discard = head.content_length if keep_alive else 0
-            self._send_error(error, keep_alive=keep_alive)
-            return data[end:]
+        if head.problem is not None:
+            return self._refuse_body(head, head.problem, data[end:])
+        try:
+            if not gather and not head.chunked:
+                self._body = self._listener.bodies.take(head.content_length)
+        except Unavailable as full:
+            return self._refuse_body(head, full, data[end:])
         if head.expect_continue and len(data) == end:
             self.transport.write(CONTINUE)
         if head.chunked:
-            self._chunks = Chunks(self._listener.limits)
+            self._chunks = ChunkedBody(self._listener.limits, self._listener.bodies)
             return data[end:]
-        if head.content_length <= GATHER_BYTES_MAX and not gathered:
-            self._tail = data
-            return b""
-        self._body = self._listener.bodies.take(head.content_length)
-        BodyReceiver(self, self.transport, self._body, memoryview(data)[end:])
+        if self._body is None:
+            return data
+        self._keep(b"")
+        self._receiver = BodyReceiver(self, self.transport, self._body, memoryview(data)[end:])
         return b""
+
+    def _refuse_body(self, head: Head, error: TurnoutError, data: bytes) -> bytes:
+        """Answer before the body is there, of which `data` is; skip it if it is short."""
+        # After an error, a client that waits for "100 Continue" may send its body or not: nobody knows.
+        short = head.content_length <= DISCARD_BYTES_MAX and not head.chunked and not head.expect_continue
+        self._discard = head.content_length if head.keep_alive and short else 0
+        self._send_error(error, keep_alive=head.keep_alive and short)
+        return data
 
     def body_received(self) -> None:
         """Go on when the buffer of a large body is full. Called by its receiver."""
         assert self._head is not None
         assert self._body is not None
+        self._receiver = None
         self._serve(self._head, self._body)
-        if not self._busy:
-            self._go_on()
+        self._go_on()
 
     def _parse_more_body(self, data: bytes) -> bytes:
         """Feed a chunked body, or drop one that was refused; return what comes after it."""
@@ -211,17 +228,20 @@ class Connection(asyncio.Protocol):
         assert self._head is not None
         try:
             used = self._chunks.feed(data)
+            if self._chunks.done:
+                self._serve(self._head, self._hold(self._chunks.end()))
         except TurnoutError as error:
-            self._chunks = None
             self._send_error(error, keep_alive=False)
             return b""
-        if self._chunks.done:
-            body = bytes(self._chunks.body)
-            self._chunks = None
-            self._serve(self._head, body)
         return data[used:]
 
-    # --- One request.
+    def _hold(self, content: bytes | bytearray) -> bytes | memoryview:
+        """Hold a body that did not come in a buffer of its own; a large one is counted."""
+        self._drop_body(read=False)
+        if len(content) <= GATHER_BYTES_MAX:
+            return bytes(content)
+        self._body = self._listener.bodies.adopt(content)
+        return self._body
 
     def _serve(self, head: Head, body: bytes | memoryview) -> None:
         """Answer the request whose head and body are complete, now or later."""
@@ -231,40 +251,39 @@ class Connection(asyncio.Protocol):
             self._send_error(head.problem, keep_alive=head.keep_alive)
         elif head.coding and len(body) > INLINE_BYTES_MAX:
             self._busy = True
-            self._listener.spawn(self._inflate_and_serve(head, body))
+            inflate = partial(decompress, body, head.coding, self._listener.limits)
+            self._listener.spawn(self._aside(inflate, partial(self._inflated, replace(head, coding=""))))
         else:
             self._attempt(head, body)
 
-    async def _inflate_and_serve(self, head: Head, body: bytes | memoryview) -> None:
-        """Inflate a large body off the loop, then go on as if it had come so."""
-        loop = asyncio.get_running_loop()
+    async def _aside(self, work: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Have a thread do what would hold up the loop, and `then` go on with what it returns."""
+        assert self._head is not None
         try:
-            plain = await loop.run_in_executor(None, decompress, body, head.coding, self._listener.limits)
-        except TurnoutError as error:
-            self._send_error(error, keep_alive=head.keep_alive)
-        else:
+            made = await asyncio.get_running_loop().run_in_executor(None, work)
             self._busy = False
-            self._drop_body(read=False)
-            self._head = replace(head, coding="")
             if not self.transport.is_closing():
-                self._attempt(self._head, plain)
-        if not self._busy:
-            self._go_on()
+                then(made)
+        except Exception as error:  # noqa: BLE001 - `_send_error` logs what it does not know.
+            self._send_error(error, keep_alive=self._head.keep_alive)
+        self._go_on()
+
+    def _inflated(self, head: Head, plain: bytes) -> None:
+        """Go on as if the body had come like this."""
+        self._head = head
+        self._attempt(head, self._hold(plain))
 
     def _attempt(self, head: Head, body: bytes | memoryview) -> None:
         """Handle a request, and answer whatever goes wrong with it."""
         try:
             if head.coding:
-                body = decompress(body, head.coding, self._listener.limits)
+                body = self._hold(decompress(body, head.coding, self._listener.limits))
             if head.target.resource is INFER:
                 self._infer(head, body)
             else:
                 self._answer_plainly(head, bytes(body))
-        except TurnoutError as error:
+        except Exception as error:  # noqa: BLE001 - `_send_error` logs what it does not know.
             self._send_error(error, keep_alive=head.keep_alive)
-        except Exception:
-            log.exception("event=handler_broke resource=%s", head.target.resource)
-            self._send_error(Failed("an internal error; it was logged"), keep_alive=head.keep_alive)
         if self._body is not None and not self._busy:
             self._drop_body(read=False)
 
@@ -278,7 +297,7 @@ class Connection(asyncio.Protocol):
         else:
             spec = listener.gateway.find(target.model, target.version).spec
             call, payloads, id_ = decode_raw(body, spec, listener.limits)
-        request = InferRequest(call, payloads, self, id_, monotonic_ns())
+        request = InferRequest(call, payloads, self, id_ or head.request_id, monotonic_ns())
         listener.gateway.infer(target.model, target.version, request, head.timeout_ns)
         self._request = request
         self._busy = True
@@ -287,8 +306,7 @@ class Connection(asyncio.Protocol):
     def _answer_plainly(self, head: Head, body: bytes) -> None:
         plain = resources.answer(self._listener.gateway, head.target, body)
         keep_alive = head.keep_alive and not self._listener.draining
-        data = message(plain.status, plain.body, keep_alive=keep_alive, with_body=head.method != "HEAD")
-        self._send(data, keep_alive=keep_alive)
+        self._send(message(plain.status, plain.body, head, keep_alive=keep_alive), keep_alive=keep_alive)
 
     # --- Answers out: `Reply`.
 
@@ -296,14 +314,19 @@ class Connection(asyncio.Protocol):
         """Send a request's part of `results`, and go on with the next request."""
         if self._request is not request:
             return
-        head = self._head
-        if head.keep_alive and not head.accept and not self._listener.draining:  # type: ignore[union-attr]
-            self.transport.write(frame(request, results, start, stop))
-        else:
-            self._answer_fully(request, results, start, stop)
+        try:
+            if self._head.usual and not self._listener.draining:  # type: ignore[union-attr]
+                data = frame(request, results, start, stop)
+                if len(data) > (bytes_max := self._listener.answer_bytes_max):
+                    raise too_long(len(data), bytes_max)
+                self.transport.write(data)
+                self._busy = False
+            else:
+                self._answer_fully(request, results, start, stop)
+        except Exception as error:  # noqa: BLE001 - it must not cost the others of the batch their answers.
+            raise known(error) from None
         self._request = None
-        self._busy = False
-        self._free = True
+        self._free = not self._busy
         if self._body is not None:
             self._drop_body(read=False)
         if self._tail or self._ending or self._choked_ns:
@@ -313,9 +336,17 @@ class Connection(asyncio.Protocol):
         """Send an answer that may be compressed, or is the connection's last."""
         head = self._head
         assert head is not None
-        keep_alive = head.keep_alive and not self._listener.draining
         encoded = encode(request, results, start, stop)
-        self._send(inference_message(encoded, head.accept, keep_alive=keep_alive), keep_alive=keep_alive)
+        body_bytes = sum(map(len, encoded.parts))
+        if body_bytes > (bytes_max := self._listener.answer_bytes_max):
+            raise too_long(body_bytes, bytes_max)
+        keep_alive = head.keep_alive and not self._listener.draining
+        write = partial(inference_message, encoded, head, keep_alive=keep_alive)
+        if head.accept and body_bytes > INLINE_BYTES_MAX:
+            self._listener.spawn(self._aside(write, partial(self._send, keep_alive=keep_alive)))
+        else:
+            self._busy = False
+            self._send(write(), keep_alive=keep_alive)
 
     def fail(self, request: InferRequest, error: TurnoutError) -> None:
         """Send why a request has no answer. Its run may still be reading its body, so that is let go."""
@@ -327,17 +358,15 @@ class Connection(asyncio.Protocol):
         self._send_error(error, keep_alive=self._head.keep_alive)
         self._go_on()
 
-    def _send_error(self, error: TurnoutError, *, keep_alive: bool) -> None:
+    def _send_error(self, error: Exception, *, keep_alive: bool) -> None:
         """Send an error; without `keep_alive`, end the connection once the client had time to read it."""
-        self._listener.count(error)
+        told = known(error)
+        self._listener.count(told)
         self._busy = False
         self._drop_body(read=False)
         if not self.transport.is_closing():
             keep_alive = keep_alive and not self._listener.draining
-            with_body = self._head is None or self._head.method != "HEAD"
-            self._send(
-                error_message(error, keep_alive=keep_alive, with_body=with_body), keep_alive=keep_alive
-            )
+            self._send(error_message(told, self._head, keep_alive=keep_alive), keep_alive=keep_alive)
 
     def _send(self, data: bytes, *, keep_alive: bool) -> None:
         self.transport.write(data)
@@ -351,46 +380,20 @@ class Connection(asyncio.Protocol):
         self._ending = True
         self._free = False
         self._lingers_ns = monotonic_ns()
-        self._tail = b""
-        self._chunks = None
+        self._keep(b"")
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:
             self.transport.close()
 
-    def _go_on(self) -> None:
-        """Serve what came in while the connection was busy."""
-        if self._paused and not self._ending:
-            self._paused = False
-            self.transport.resume_reading()
-        data, self._tail = self._tail, b""
-        self._parse(data)
-
     def _drop_body(self, *, read: bool) -> None:
-        """Give up the buffer of a large body; one that a run may still be `read`ing is not used again."""
+        """Give up what there is of a body; a buffer that a run may still be `read`ing is not used again."""
+        if self._receiver is not None:
+            self._receiver.leave()
+            self._receiver = None
+        if self._chunks is not None:
+            self._chunks.end()
+            self._chunks = None
         if self._body is not None:
             self._listener.bodies.give_back(self._body, read=read)
             self._body = None
-
-    # --- Time.
-
-    def look(self, now_ns: int) -> None:
-        """Act on what has taken too long. Called by the listener about once a second."""
-        limits = self._listener.limits
-        if self._choked_ns and now_ns - self._choked_ns > limits.send_s_max * 1e9:
-            self.transport.abort()
-        elif self._lingers_ns:
-            if now_ns - self._lingers_ns > LINGER_NS:
-                self.transport.abort()
-        elif self._since_ns and not self._busy:
-            if now_ns - self._since_ns <= limits.receive_s_max * 1e9:
-                return
-            if self._discard:  # It has its answer already.
-                self.transport.abort()
-            else:
-                self._drop_body(read=True)
-                self._send_error(TooSlow("the request was not complete in time"), keep_alive=False)
-        elif self._busy or self.served != self._seen:
-            self._seen, self._idle_ns = self.served, now_ns
-        elif now_ns - self._idle_ns > self._listener.idle_ns_max:
-            self.transport.close()

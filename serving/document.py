@@ -45,15 +45,12 @@ def split_id(text: bytes) -> tuple[bytes, int]:
     unescaping, the rest behind its closing quote can be looked up; ``b"", 0`` says that it cannot
     be. Whoever looks up must have stored only rests for which `head_of` returned a document.
     """
-    if text.startswith(b'{"id":"'):
-        begin = 7
-    elif text.startswith(b'{"id": "'):
-        begin = 8
-    else:
+    begin = 7 if text[:7] == b'{"id":"' else 8
+    if begin == 8 and text[:8] != b'{"id": "':
         return b"", 0
     end = text.find(b'"', begin)
     id_ = text[begin:end]
-    if id_.translate(None, _PLAIN):
+    if end < 0 or id_.translate(None, _PLAIN):
         return b"", 0
     return id_, end + 1
 

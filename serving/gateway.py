@@ -78,7 +78,11 @@ class Gateway:
             servable = self.shelf.loaded.chosen[model][version]
         except KeyError:
             servable = self.find(model, version)  # Says what is there instead.
-        request.layout = servable.layouts.get(call) or servable.layout(call)
+        layout = servable.layouts.get(call) or servable.layout(call)
+        if layout.in_order:
+            request.layout = layout
+        else:
+            layout.fit(request)
         allowed_ns = self._timeout_ns_max
         if timeout_ns or call.timeout_us:
             asked = (allowed_ns, timeout_ns, call.timeout_us * 1000)
@@ -93,7 +97,8 @@ class Gateway:
             chosen = pick(loaded.table, model, version)
         except NoRoute as error:
             standing = self.shelf.index.get(model, {})
-            if standing and (not version or version in standing):
+            broken = "" in standing and model not in loaded.servables
+            if standing and (not version or version in standing or broken):
                 raise Unavailable(
                     f"model {model!r} is known but not ready; see the repository index"
                 ) from None
@@ -116,3 +121,6 @@ class Gateway:
                 await self.shelf.refresh(self.config.repository.models)
             except (OSError, ValueError) as error:
                 log.error("event=repository_unreadable reason=%r", str(error))
+            except Exception:
+                # Else the task would end here, in silence, and with it the looking.
+                log.exception("event=refresh_broke")

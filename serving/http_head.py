@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -51,6 +51,13 @@ class Head:
     headers: tuple[Field, ...]
     problem: TurnoutError | None = None
     """Why the request is refused although its end is known."""
+    version: str = "1.1"
+    usual: bool = field(init=False)
+    """Nothing asks for an answer other than HTTP/1.1's plain one: no compression, no last word."""
+
+    def __post_init__(self) -> None:
+        usual = self.keep_alive and not self.accept and self.version == "1.1"
+        object.__setattr__(self, "usual", usual)
 
 
 _SINGLE = frozenset(
@@ -120,6 +127,7 @@ def parse(data: bytes, limits: Limits) -> Head:
         request_id=request_id,
         headers=headers,
         problem=problem,
+        version=version,
     )
 
 

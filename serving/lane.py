@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from serving.errors import Cancelled, Expired, Failed, Overloaded, TurnoutError, Unavailable
+from serving.errors import Cancelled, Expired, Failed, Invalid, Overloaded, TurnoutError, Unavailable
 from serving.ledger import Cause, Ledger, Reason
 from serving.model import ModelSpec
 from serving.session import Feeds, Stop
+from serving.tick import Tick
 from serving.track import Batch, Track
 from serving.waiting import NEVER_NS, Waiting
 from serving.wire import InferRequest, Recent, Results
@@ -38,7 +39,7 @@ class Lane:
 
     Parameters
     ----------
-    loop : the event loop that owns it
+    loop, tick : the event loop that owns it, and what gathers its requests
     spec, session, ledger : what runs, and where it is counted
     waiting : Waiting
     inline_ns_max : int
@@ -50,6 +51,7 @@ class Lane:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        tick: Tick,
         spec: ModelSpec,
         session: Runs,
         ledger: Ledger | None,
@@ -58,6 +60,7 @@ class Lane:
         threads: int = 1,
     ) -> None:
         self._loop = loop
+        self._tick = tick
         self._spec = spec
         self._model, self._version = spec.artifact.model, str(spec.artifact.version)
         self._session = session
@@ -65,20 +68,21 @@ class Lane:
         self.waiting = waiting
         self._inline_ns_max = inline_ns_max
         self._slow_runs = 0
-        self._arrived: list[InferRequest] = []
+        self.arrived: list[InferRequest] = []
+        """The requests of this tick."""
         self._inline_track = Track()
         self._threads_max = threads
         self._tracks: list[Track] = []
         self._idle: list[Track] = []
         self._wake: asyncio.TimerHandle | None = None
         self._wake_ns = NEVER_NS
-        self._flushing = False
         self._closed = False
         self._recent: Recent | None = None
+        self._tails: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         running = sum(len(track.batch.requests) for track in self._tracks if track.batch is not None)
-        return len(self._arrived) + self.waiting.count + running
+        return len(self.arrived) + self.waiting.count + running
 
     @property
     def inline(self) -> bool:
@@ -87,15 +91,13 @@ class Lane:
 
     def submit(self, request: InferRequest) -> None:
         """Take a request whose layout is bound; its reply is called from the loop, never from here."""
-        self._arrived.append(request)
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        if not self.arrived:
+            self._tick.join(self)
+        self.arrived.append(request)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Run or queue what arrived in this tick."""
-        self._flushing = False
-        arrived, self._arrived = self._arrived, []
+        arrived, self.arrived = self.arrived, []
         if self._closed:
             for request in arrived:
                 error = Unavailable("this version is being unloaded; try again")
@@ -123,10 +125,9 @@ class Lane:
         groups = self._group(arrived)
         for position, group in enumerate(groups):
             if now_ns >= until_ns:
-                self._arrived[:0] = [request for later in groups[position:] for request in later]
-                if not self._flushing:
-                    self._flushing = True
-                    self._loop.call_soon(self._flush)
+                if not self.arrived:
+                    self._tick.join(self)
+                self.arrived[:0] = [request for later in groups[position:] for request in later]
                 return
             batch = Batch(group, self._rows(group), now_ns)
             self._run_inline(batch)
@@ -173,7 +174,17 @@ class Lane:
             self._slow_runs = 0
 
     def _run(self, track: Track, batch: Batch) -> None:
-        """Execute a batch; on the loop or in a track's thread."""
+        """Execute a batch, and if it fails as a whole, each of its requests alone: only one may be at fault.
+
+        On the loop, or in a track's thread.
+        """
+        self._execute(track, batch)
+        if len(batch.requests) > 1 and (isinstance(batch.error, Failed | Invalid) or self._misfit(batch)):
+            batch.parts = [Batch([each], each.layout.rows, batch.taken_ns) for each in batch.requests]
+            for part in batch.parts:
+                self._execute(track, part)
+
+    def _execute(self, track: Track, batch: Batch) -> None:
         if track.stop.used:
             track.stop = Stop()
         try:
@@ -246,8 +257,11 @@ class Lane:
 
     def _finish(self, batch: Batch) -> None:
         """Answer the requests of a batch that ran."""
-        if batch.error is None:
-            batch.error = self._check(batch)
+        if batch.parts:
+            self._finish_parts(batch)
+            return
+        if batch.error is None and (misfit := self._misfit(batch)):
+            self._let_alone(batch, misfit)
         if batch.error is not None:
             for request in batch.requests:
                 if not request.dropped:
@@ -256,7 +270,8 @@ class Lane:
             return
         assert batch.outputs is not None
         results = Results(self._model, self._version, self._spec.outputs, batch.outputs, batch.rows)
-        results.recent = self._recent
+        if results.tails == self._tails:
+            results.recent = self._recent
         at = 0
         arrivals: list[int] = []
         for request in batch.requests:
@@ -268,24 +283,40 @@ class Lane:
                 except TurnoutError as error:
                     self._fail(request, error, Reason.BACKEND)
             at = stop
-        self._recent = results.recent
+        self._recent, self._tails = results.recent, results.tails
         batch.answered_ns = monotonic_ns()
         if self._ledger is not None and arrivals:
             self._ledger.batch(
                 arrivals, batch.taken_ns, batch.started_ns, batch.ended_ns, batch.answered_ns, batch.rows or 1
             )
 
-    def _check(self, batch: Batch) -> TurnoutError | None:
-        """Return an error if the outputs cannot be cut into the requests' rows."""
+    def _finish_parts(self, batch: Batch) -> None:
+        """Answer the requests of a batch that had to be run one by one."""
+        if batch.error is None and self._spec.config.rows_max is None:
+            # Whether to join them was ours to decide, and was decided wrongly.
+            log.warning(
+                "version=%s event=batching_stopped reason='its rows cannot be told apart'", self._spec
+            )
+            self.waiting.rows_max = 1
+        for part in batch.parts:
+            self._finish(part)
+            batch.answered_ns = part.answered_ns
+
+    def _misfit(self, batch: Batch) -> str:
+        """Say which output cannot be cut into the requests' rows, if one cannot."""
         if batch.rows and batch.outputs is not None:
             for index, array in enumerate(batch.outputs):
                 if array.shape[:1] != (batch.rows,):
                     name = self._spec.outputs[index].name
-                    return Failed(
-                        f"output {name!r} has shape {list(array.shape)} for a batch of {batch.rows} rows; "
-                        "the model's rows cannot be told apart, so set max_batch_size: 0"
-                    )
-        return None
+                    return f"output {name!r} has shape {list(array.shape)} for a batch of {batch.rows} rows"
+        return ""
+
+    def _let_alone(self, batch: Batch, misfit: str) -> None:
+        """Take a misfit as the answer of the one request that ran, unless its rows were promised."""
+        if self._spec.config.rows_max is None:
+            batch.rows = 0
+        else:
+            batch.error = Failed(f"{misfit}; its rows cannot be told apart, so set max_batch_size: 0")
 
     def _give_up(self, request: InferRequest) -> None:
         """End a request that waited too long, or whose client left."""
@@ -309,7 +340,8 @@ class Lane:
         request.reply.fail(request, error)
 
     def _arm(self, now_ns: int) -> None:
-        at_ns = self.waiting.wake_ns(now_ns)
+        free = bool(self._inline_ns_max or self._idle or len(self._tracks) < self._threads_max)
+        at_ns = self.waiting.wake_ns(now_ns, free=free)
         if at_ns == self._wake_ns and self._wake is not None:
             return
         if self._wake is not None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from serving.errors import Invalid
 from serving.model import ModelSpec
-from serving.wire import Call, InferRequest, TensorIn, TensorSpec
+from serving.wire import Call, InferRequest, Payload, TensorIn, TensorSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,7 +19,8 @@ class Layout:
     """What a run of such requests looks like.
 
     `key` is equal for requests that may share a run, and None for one that must run alone.
-    `rows` is this request's part of the batch; 0 where there is none. `wanted` are the indices of
+    `payloads` says where the payload of each input stands in a request, and `in_order` that they stand
+    as the model has them. `rows` is this request's part of the batch; 0 where there is none. `wanted` are the indices of
     the model's outputs to answer with.
     """
 
@@ -29,36 +30,41 @@ class Layout:
     shapes: tuple[tuple[int, ...], ...]
     rows: int
     key: tuple[Any, ...] | None
+    in_order: bool
     wanted: tuple[int, ...]
+
+    def fit(self, request: InferRequest) -> None:
+        """Bind `request` to this layout, its payloads in the model's order."""
+        request.layout = self
+        if not self.in_order:
+            request.payloads = [request.payloads[place] for place in self.payloads]
 
     def feeds(self, requests: Sequence[InferRequest], rows: int) -> dict[str, NDArray[Any]]:
         """Return the arrays to run for `requests`, which share this layout's key and have `rows` in all.
 
+        Their payloads are in the model's order.
+
         The payload of a request that runs alone is viewed, not copied.
         """
-        if len(requests) == 1:
-            payloads = requests[0].payloads
-            return {
-                name: _array(payloads[self.payloads[at]], self.dtypes[at], self.shapes[at])
-                for at, name in enumerate(self.names)
-            }
         feeds = {}
         for at, name in enumerate(self.names):
-            parts = [request.payloads[request.layout.payloads[at]] for request in requests]
-            feeds[name] = _join(parts, self.dtypes[at], (rows, *self.shapes[at][1:]))
+            dtype, shape = self.dtypes[at], self.shapes[at]
+            if len(requests) == 1:
+                payload = requests[0].payloads[at]
+            else:
+                shape = (rows, *shape[1:])
+                payload = _join([request.payloads[at] for request in requests])
+            if isinstance(payload, np.ndarray):
+                feeds[name] = payload.reshape(shape)
+            else:
+                feeds[name] = np.ndarray(shape, dtype, payload)
         return feeds
 
 
-def _array(payload: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    if isinstance(payload, np.ndarray):
-        return payload.reshape(shape)
-    return np.ndarray(shape, dtype, payload)
-
-
-def _join(payloads: list[Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def _join(payloads: list[Any]) -> Payload:
     if isinstance(payloads[0], np.ndarray):
-        return np.concatenate([payload.reshape(-1) for payload in payloads]).reshape(shape)
-    return np.ndarray(shape, dtype, b"".join(payloads))
+        return np.concatenate([payload.reshape(-1) for payload in payloads])
+    return b"".join(payloads)
 
 
 def bind(spec: ModelSpec, call: Call) -> Layout:
@@ -84,9 +90,11 @@ def bind(spec: ModelSpec, call: Call) -> Layout:
     rows, joinable = _rows(spec, tensors)
     shapes = tuple(tensor.shape for tensor in tensors)
     names = tuple(each.name for each in used)
+    places = tuple(given[name] for name in names)
     return Layout(
         names=names,
-        payloads=tuple(given[name] for name in names),
+        payloads=places,
+        in_order=places == tuple(range(len(places))),
         dtypes=tuple(each.datatype.dtype for each in used),
         shapes=shapes,
         rows=rows,

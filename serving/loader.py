@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import logging
 import math
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from serving.config import Config
 from serving.device import NoDevice, choose, gpus
-from serving.errors import Expired, Failed
+from serving.errors import Expired, Failed, Invalid
 from serving.model import Artifact, Device, ModelConfig, ModelSpec, Warmup
 from serving.session import Feeds, Session, Stop, open_onnx, reason
 from serving.signature import complete, could_batch, signature
@@ -132,6 +134,7 @@ def prepare(
             run_ns = full_ns = timed(session, sample, 1, stop)
             if spec.rows_max > 1:
                 full_ns = timed(session, sample, spec.rows_max, stop)
+    give_back()
     grown_bytes = max(resident_bytes() - began_bytes, 0)
     return Prepared(spec, session, run_ns, full_ns, perf_counter() - began_s, grown_bytes)
 
@@ -169,6 +172,12 @@ def _within(limit_s: float) -> Iterator[Stop]:
         timer.cancel()
 
 
+def give_back() -> None:
+    """Return freed memory to the system: what a session's creation or end leaves, glibc still holds."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def resident_bytes() -> int:
     """Return the memory that this process holds; 0 where the system does not say."""
     try:
@@ -190,7 +199,7 @@ def find_sample(session: Session, spec: ModelSpec, stop: Stop) -> Sample | None:
             continue
         try:
             session.run(sample.feeds(1), stop)
-        except Failed as error:
+        except (Invalid, Failed) as error:
             log.info("version=%s event=sample_refused size=%d reason=%r", spec, size, str(error))
         else:
             return sample
@@ -223,7 +232,7 @@ def rows_are_independent(session: Session, sample: Sample, stop: Stop) -> bool:
         try:
             apart = [session.run(feeds, stop) for feeds in alone]
             joined = session.run(together, stop)
-        except Failed:
+        except (Invalid, Failed):
             return False
         for index, output in enumerate(joined):
             parts = [part[index] for part in apart]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -23,6 +24,8 @@ log = logging.getLogger("turnout")
 
 SWITCH_INTERVAL_S = 0.001
 """How long a thread may keep the interpreter: a model's thread that is done should not wait 5 ms for it."""
+
+GARBAGE_THRESHOLDS = (50_000, 20, 50)
 
 
 class Serving:
@@ -54,6 +57,7 @@ class Serving:
         self._gateway = Gateway(self._config)
         self._metrics = listen_metrics.serve(self._metrics_socket, registry(self.read))
         await self._gateway.start()
+        settle_garbage()
         self._listener = Listener(self._gateway)
         await self._listener.start(self._http, tls)
 
@@ -87,6 +91,16 @@ class Serving:
             for servable in self._gateway.shelf.loaded.all()
         }
         return Reading(versions, server)
+
+
+def settle_garbage() -> None:
+    """Spare the collector what stays: modules and models are not looked at again, requests rarely.
+
+    Requests are freed by their reference counts; what is left for the collector are exceptions.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
 def tls_context(config: Config) -> ssl.SSLContext | None:

@@ -48,7 +48,7 @@ def _loaded_by(config: ModelConfig) -> ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A version that could not be loaded: what it was, under which configuration, and until when that counts."""
+    """A version that could not be loaded: what it was, how it was configured, and until when that counts."""
 
     digest: str
     config: ModelConfig
@@ -69,9 +69,9 @@ class Failures:
     def recent(self, artifact: Artifact, config: ModelConfig, now_s: float) -> bool:
         """Say whether the very same was tried within `RETRY_S`."""
         failure = self._known.get((artifact.model, artifact.version))
-        return failure is not None and failure == Failure(artifact.digest, config, failure.until_s) and (
-            now_s < failure.until_s
-        )  # fmt: skip
+        if failure is None or now_s >= failure.until_s:
+            return False
+        return failure.digest == artifact.digest and failure.config == config
 
     def keep(self, versions: Mapping[str, set[int]]) -> None:
         """Forget all but these versions of these models."""

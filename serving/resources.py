@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from serving import pbtxt
-from serving.errors import Invalid, Refused, Unknown, Unsupported
+from serving.errors import Invalid, Refused, Unavailable, Unknown, Unsupported
 from serving.gateway import Gateway
 from serving.shelf import State
 from serving.target import Resource, Target
@@ -50,7 +50,11 @@ def _live(_gateway: Gateway, _target: Target, _body: bytes) -> Plain:
 
 def _ready(gateway: Gateway, _target: Target, _body: bytes) -> Plain:
     # A candidate that failed to load does not count: what is served is what it was (Triton flips here).
-    return Plain(200 if gateway.ready and not gateway.draining else 503)
+    if gateway.draining:
+        raise Unavailable("the server is draining; another one should be asked")
+    if not gateway.ready:
+        raise Unavailable("the server is not ready yet")
+    return Plain(200)
 
 
 def _server(_gateway: Gateway, _target: Target, _body: bytes) -> Plain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from serving.device import NoDevice
-from serving.errors import Expired, Failed
+from serving.errors import Expired, Failed, Invalid
 from serving.model import Device
 from serving.wire import TensorSpec
 
@@ -106,8 +108,8 @@ class Session:
         ------
         Expired
             If `stop` ended the run.
-        Failed
-            If the model itself raised an error.
+        Invalid, Failed
+            If the model raised an error, about its values or otherwise.
         """
         try:
             if not self._bf16:
@@ -116,6 +118,9 @@ class Session:
         except Exception as error:  # ONNX Runtime raises a class per status code, with one base: this.
             if stop.used:
                 raise Expired("the model did not finish before the request's deadline") from None
+            # An index out of range, shapes that do not go together: the values are the client's.
+            if isinstance(error, InvalidArgument):
+                raise Invalid(f"the model refuses these values: {reason(error)}") from error
             raise Failed(f"the model failed: {reason(error)}") from error
 
     def _run_bf16(self, feeds: Feeds, stop: Stop) -> list[NDArray[Any]]:
@@ -141,14 +146,12 @@ def _array(value: ort.OrtValue) -> NDArray[Any]:
 
 
 REASON_CHARACTERS_MAX = 300
+_NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |\S*/\S+\.(?:cc|cpp|h)\S*")
 
 
 def reason(error: Exception, path: Path | None = None) -> str:
-    """Return ONNX Runtime's message without the prefix that names its source file, nor the model's `path`."""
+    """Return ONNX Runtime's message without its code, its source files and the folder of `path`."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if path is not None:
         text = text.replace(str(path), path.name).replace(f"{path.parent}/", "")
-    for part in text.split(" "):
-        if "/" in part and (".cc" in part or ".h" in part):
-            text = text.replace(part, "")
-    return " ".join(text.split())[:REASON_CHARACTERS_MAX]
+    return " ".join(_NOISE.sub("", text).split())[:REASON_CHARACTERS_MAX]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -29,6 +28,7 @@ from serving.regular import Refusal
 from serving.repository import Candidate
 from serving.signature import read_labels
 from serving.store import Store, VersionChanged
+from serving.tick import Tick
 from serving.waiting import Waiting
 from serving.wire import Call
 
@@ -113,6 +113,7 @@ class Shelf:
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
         self.config = config
         self._loop = loop
+        self._tick = Tick(loop)
         self.loaded = Loaded()
         self.index: dict[str, dict[str, Standing]] = {}
         limits, where = config.admission, config.repository
@@ -179,8 +180,7 @@ class Shelf:
             labels = await self._in_loader(read_labels, candidate.folder, config)
         except (ValueError, OSError) as error:
             self._note(name, "", State.UNAVAILABLE, _words(error))
-            there = [os.path.lexists(candidate.folder / each) for each in self._served(name)]
-            return None if any(there) else Plan(name, ModelConfig(name))
+            return None if _any_in(candidate.folder, self._served(name)) else Plan(name, ModelConfig(name))
         self.index.get(name, {}).pop("", None)
         for version, fault in candidate.faults.items():
             self._note(name, str(version), State.UNAVAILABLE, fault)
@@ -191,7 +191,7 @@ class Shelf:
         return plan
 
     async def _fetch(self, plan: Plan, version: int, candidate: Candidate) -> None:
-        """Put a version's copy into the plan: of what its folder holds, or else of what was admitted before."""
+        """Put a version's copy into the plan: of what its folder holds, or else of what was admitted."""
         number = str(version)
         try:
             if version in candidate.faults:
@@ -287,10 +287,9 @@ class Shelf:
         """Load, warm and publish a version; if it replaces one of the same number, drain that one."""
         version = str(artifact.version)
         self._note(plan.model, version, State.LOADING)
-        try:
-            prepared = await self._in_loader(loader.prepare, artifact, plan.config, plan.labels, self.config)
-        except (TurnoutError, NoDevice, OSError, ValueError, RuntimeError) as error:
-            self._lose(plan, artifact, _words(error))
+        prepared = await self._prepared(plan, artifact)
+        if prepared is None:
+            await self._in_loader(loader.give_back)
             return
         before = self.loaded.servables.get(plan.model, {}).get(version)
         servable = self._servable(prepared)
@@ -300,6 +299,13 @@ class Shelf:
         if before is not None:
             await self._release(before)
 
+    async def _prepared(self, plan: Plan, artifact: Artifact) -> Prepared | None:
+        try:
+            return await self._in_loader(loader.prepare, artifact, plan.config, plan.labels, self.config)
+        except (TurnoutError, NoDevice, OSError, ValueError, RuntimeError, MemoryError) as error:
+            self._lose(plan, artifact, _words(error) or "it needs more memory than there is")
+            return None
+
     def _servable(self, prepared: Prepared) -> Servable:
         settings = self.config
         spec = prepared.spec
@@ -307,6 +313,7 @@ class Shelf:
         inline = prepared.inline(settings.engine.inline_us_max)
         lane = Lane(
             self._loop,
+            self._tick,
             spec,
             prepared.session,
             ledger if settings.metrics.enabled else None,
@@ -327,7 +334,7 @@ class Shelf:
         """Finish a version's requests, then free its session."""
         await servable.lane.close()
         servable.layouts.clear()
-        await self._in_loader(_give_back)
+        await self._in_loader(loader.give_back)
 
     def _publish(self, model: str, version: str, servable: Servable | None) -> None:
         """Swap in a table and servables with this version added, or taken away."""
@@ -373,12 +380,10 @@ class Shelf:
         return await aside(work, *args, nice=self.config.engine.threads == 1)
 
 
+def _any_in(folder: Path, names: Iterable[str]) -> bool:
+    return any(os.path.lexists(folder / name) for name in names)
+
+
 def _words(error: Exception) -> str:
     """Return an error without the paths that the system adds to its own."""
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-
-
-def _give_back() -> None:
-    """Return freed memory to the system: ONNX Runtime's arenas are free by now, glibc still holds them."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)

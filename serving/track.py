@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from time import monotonic_ns
 from typing import Any, Protocol
@@ -35,6 +35,8 @@ class Batch:
     answered_ns: int = 0
     outputs: list[NDArray[Any]] | None = None
     error: TurnoutError | None = None
+    parts: list[Batch] = field(default_factory=list)
+    """Its requests one by one, if they had to be run so."""
 
     def over(self, now_ns: int) -> bool:
         """Say whether nobody waits for this run any longer."""

@@ -15,7 +15,7 @@ import onnx.checker
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from serving.errors import Failed
+from serving.errors import Failed, Invalid
 from serving.external import check_external
 from serving.model import Device
 from serving.regular import Refusal, check_regular
@@ -92,17 +92,19 @@ def _first_run(session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[Ten
     for feeds in _feeds(session.get_inputs(), required):
         try:
             runner.run(feeds, Stop())
-        except Failed as error:
+        except (Invalid, Failed) as error:
             cause = error.__cause__ or error
             if NO_MEMORY.search(str(cause)) or isinstance(cause, MemoryError):
                 raise MemoryError from None
             first = first or plain(cause)
         else:
             return None
-    if all(size >= 0 for spec in required for size in spec.shape):
+    fixed = all(size >= 0 for spec in required for size in spec.shape)
+    if fixed and all(spec.datatype.dtype.kind in "fV" for spec in required):
         raise Refusal(f"its first run failed: {first}")
-    # The sizes tried need not suit the model, so an error that it raises in good order proves nothing.
-    return f"not run: it takes none of the sizes tried ({first})"
+    # Sizes need not suit the model, nor integers that are indices or shapes to it: then an error that it
+    # raises in good order proves nothing.
+    return f"not run: it takes none of the inputs tried ({first})"
 
 
 def _feeds(nodes: Sequence[Any], required: Sequence[TensorSpec]) -> Iterator[dict[str, NDArray[Any]]]:

@@ -145,11 +145,14 @@ class Waiting:
             if not gone:
                 return
 
-    def wake_ns(self, now_ns: int) -> int:
-        """Return when to look again though nothing arrives: a delay ends, or a deadline passes."""
+    def wake_ns(self, now_ns: int, *, free: bool = True) -> int:
+        """Return when to look again though nothing arrives: a delay ends, or a deadline passes.
+
+        Unless a run could start, which is what `free` says, the end of a delay changes nothing.
+        """
         if not self.count:
             return NEVER_NS
-        if not self._policy.delay_us:
+        if not self._policy.delay_us or not free:
             return self._next_ns
         first_ns = min(level[0].arrived_ns for level in self._levels if level)
         return min(self._next_ns, max(first_ns + self._policy.delay_us * 1000, now_ns))

@@ -141,7 +141,7 @@ class Results:
         batch, in which case the arrays belong to one request as they are.
     """
 
-    __slots__ = ("_blobs", "arrays", "model", "outputs", "recent", "rows", "tails", "version")
+    __slots__ = ("arrays", "blobs", "model", "outputs", "recent", "rows", "tails", "version")
 
     def __init__(
         self,
@@ -160,7 +160,8 @@ class Results:
             self.tails = tuple([array.shape[1:] for array in arrays])
         else:
             self.tails = tuple([array.shape for array in arrays])
-        self._blobs: dict[int, tuple[bytes, int]] = {}
+        self.blobs: dict[int, tuple[bytes, int]] = {}
+        """The outputs as bytes so far, and what a row has of them."""
         self.recent: Recent | None = None
 
     def shape(self, index: int, start: int, stop: int) -> tuple[int, ...]:
@@ -175,16 +176,19 @@ class Results:
     def raw(self, index: int, start: int, stop: int) -> bytes:
         """Return the same as bytes on the wire, for every datatype but BYTES.
 
-        The batch is serialised once and cut, which is cheaper than a view and a copy for each.
+        A batch is serialised once and cut, which is cheaper than a view and a copy for each.
         """
-        blob = self._blobs.get(index)
-        if blob is None:
-            data = self.arrays[index].tobytes()
-            blob = self._blobs[index] = (data, len(data) // self.rows if self.rows else len(data))
-        data, row_bytes = blob
-        if not self.rows or stop - start == self.rows:
-            return data
+        rows = self.rows
+        if not rows or stop - start == rows:
+            return self.arrays[index].tobytes()
+        data, row_bytes = self.blobs.get(index) or self.blob(index)
         return data[start * row_bytes : stop * row_bytes]
+
+    def blob(self, index: int) -> tuple[bytes, int]:
+        """Serialise output `index` of a whole batch; return it with the bytes of a row."""
+        data = self.arrays[index].tobytes()
+        self.blobs[index] = blob = (data, len(data) // self.rows)
+        return blob
 
 
 class Reply(Protocol):

@@ -43,6 +43,7 @@ class Running:
         self._loop = uvloop.new_event_loop()
         self._serving = Serving(self.config, *self._sockets)
         self._thread = threading.Thread(target=self._run, name="running-gateway", daemon=True)
+        self._drained = False
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -75,8 +76,10 @@ class Running:
         }
 
     def drain(self) -> None:
-        """End as at SIGTERM."""
-        self.do(self._serving.drain())
+        """End as at SIGTERM, which comes once."""
+        if not self._drained:
+            self._drained = True
+            self.do(self._serving.drain())
 
     def __enter__(self) -> Running:
         self._thread.start()

@@ -36,11 +36,16 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceServer
         for rank in range(RANK_MAX + 1):
             dims = [f"d{axis}" for axis in range(rank)]
             place(folder / "models", _name(datatype, rank), 1, identity(datatype, dims))
-    with Running(folder / "models", folder / "state") as running, InferenceServerClient(running.http) as client:
+    with (
+        Running(folder / "models", folder / "state") as running,
+        InferenceServerClient(running.http) as client,
+    ):
         yield client
 
 
-def _echo(client: InferenceServerClient, array: NDArray[Any], datatype: str, *, binary: bool) -> NDArray[Any] | None:
+def _echo(
+    client: InferenceServerClient, array: NDArray[Any], datatype: str, *, binary: bool
+) -> NDArray[Any] | None:
     result = ask(client, _name(datatype, array.ndim), {"x": array}, "y", binary=binary)
     echoed: NDArray[Any] | None = result.as_numpy("y")
     return echoed
@@ -76,14 +81,29 @@ def test_what_goes_in_comes_out(client, datatype, binary):
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
-@pytest.mark.parametrize("shape", [(), (0,), (0, 4), (2, 0), (0, 0, 0), (1, 1, 1), (65, 1), (3, 2, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(), (0,), (0, 4), (2, 0), (0, 0, 0), (1, 1, 1), (65, 1), (3, 2, 1)], ids=str
+)
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_shapes_with_nothing_in_them_and_without_dimensions_are_kept(client, datatype, shape, binary):
     array = np.full(shape, "é" if datatype == "BYTES" else 1, DATATYPES[datatype].dtype)
     assert same(_echo(client, array, datatype, binary=binary), array)
 
 
-STRINGS = ["", "a\0b", "\0", "Zürich", "𝄞", "日本語", "\u2028", '"\\/', "\x7f\x01", "e\u0301", "\ufeff", "x" * 70_000]
+STRINGS = [
+    "",
+    "a\0b",
+    "\0",
+    "Zürich",
+    "𝄞",
+    "日本語",
+    "\u2028",
+    '"\\/',
+    "\x7f\x01",
+    "e\u0301",
+    "\ufeff",
+    "x" * 70_000,
+]
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])

@@ -12,19 +12,24 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from skl2onnx import to_onnx
 from sklearn.datasets import load_digits, load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from skl2onnx import to_onnx
 from tritonclient.http import InferenceServerClient
 
+from serving.config import Config
+from serving.loader import prepare
+from serving.model import Artifact, ModelConfig
 from tests.e2e.asking import ask, directly, given, same
 from tests.running import Running
 
 LIGHT = ("shufflenet", "squeezenet", "inception_v1", "inception_v2", "resnet50", "densenet121")
 """Of the nine, those whose weights, made at the load, fit a test: VGG 19 alone takes 4 s and 550 MB."""
+TRAINED = ("digits-forest", "iris-logistic")
+STATEFUL = ("silero_vad", "silero_vad_16k_op15", "silero_vad_half", "silero_vad_op18_ifless")
 CHUNK = 512
 CONTEXT = 64
 
@@ -44,21 +49,23 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found |= {name: light / f"light_{name}.onnx" for name in LIGHT}
     found["magika"] = next(_folder("magika").glob("models/*/model.onnx"))
     made = tmp_path_factory.mktemp("sklearn")
-    for name, (model, x) in _trained().items():
+    for name in TRAINED:
         found[name] = made / f"{name}.onnx"
-        found[name].write_bytes(to_onnx(model, x[:1], options={"zipmap": False}).SerializeToString())
+        proto = to_onnx(_trained(name), _rows(name)[:1], options={"zipmap": False})
+        found[name].write_bytes(proto.SerializeToString())
     return found
 
 
-def _trained() -> dict[str, tuple[Any, NDArray[np.float32]]]:
-    digits, iris = load_digits(), load_iris()
-    x, flowers = digits.data.astype(np.float32), iris.data.astype(np.float32)
-    names = np.array(iris.target_names)[iris.target]  # Labels that are strings.
-    scaled = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
-    return {
-        "digits-forest": (RandomForestClassifier(10, max_depth=6, random_state=0).fit(x, digits.target), x),
-        "iris-logistic": (scaled.fit(flowers, names), flowers),
-    }
+def _rows(name: str) -> NDArray[np.float32]:
+    return np.asarray((load_digits if name == "digits-forest" else load_iris)().data, np.float32)
+
+
+def _trained(name: str) -> Any:
+    if name == "digits-forest":
+        return RandomForestClassifier(10, max_depth=6, random_state=0).fit(_rows(name), load_digits().target)
+    flowers = load_iris()
+    species = np.array(flowers.target_names)[flowers.target]  # Labels that are strings.
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(_rows(name), species)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +85,9 @@ def client(running: Running) -> Iterator[InferenceServerClient]:
 
 
 def test_every_one_of_them_is_served(running, files):
-    assert {model: state for (model, _), (state, _) in running.index().items()} == dict.fromkeys(files, "READY")
+    assert {model: state for (model, _), (state, _) in running.index().items()} == dict.fromkeys(
+        files, "READY"
+    )
 
 
 # --- Silero VAD: a state that comes out of one request and goes into the next.
@@ -104,7 +113,7 @@ def _windows(rows: int, chunks: int) -> Iterator[NDArray[np.float32]]:
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("name", ["silero_vad", "silero_vad_16k_op15", "silero_vad_half", "silero_vad_op18_ifless"])
+@pytest.mark.parametrize("name", STATEFUL)
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
 def test_silero_s_state_goes_round_through_the_client(client, files, name, rows, binary):
     session = directly(files[name])
@@ -130,10 +139,10 @@ def test_silero_at_8_khz_takes_the_other_branch(client, files):
         assert same(got.as_numpy(name), want)
 
 
-def test_silero_is_warm_before_its_first_request(running):
-    for name in ("silero_vad", "silero_vad_16k_op15", "silero_vad_half", "silero_vad_op18_ifless"):
-        run_ns = running.gateway.shelf.loaded.servables[name]["1"].lane
-        assert run_ns is not None
+@pytest.mark.parametrize("name", STATEFUL)
+def test_silero_is_warm_before_its_first_request(files, name):
+    artifact = Artifact(name, 1, "", files[name], files[name].stat().st_size)
+    assert prepare(artifact, ModelConfig(name), {}, Config()).run_ns > 0
 
 
 # --- The others.
@@ -170,20 +179,11 @@ def test_magika_tells_files_apart_as_it_does_directly(client, files, rows):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 64, 65, 150])
-@pytest.mark.parametrize("name", ["digits-forest", "iris-logistic"])
+@pytest.mark.parametrize("name", TRAINED)
 def test_what_scikit_learn_trained_answers_as_it_does_directly(client, files, name, rows):
-    x = dict(_trained_inputs())[name][:rows]
-    _agree(client, files, name, {"X": x})
-
-
-def _trained_inputs() -> list[tuple[str, NDArray[np.float32]]]:
-    return [
-        ("digits-forest", load_digits().data.astype(np.float32)),
-        ("iris-logistic", load_iris().data.astype(np.float32)),
-    ]
+    _agree(client, files, name, {"X": _rows(name)[:rows]})
 
 
 def test_what_scikit_learn_trained_is_batched_without_being_told(running):
     loaded = running.gateway.shelf.loaded.servables
-    assert loaded["digits-forest"]["1"].spec.rows_max > 1
-    assert loaded["iris-logistic"]["1"].spec.rows_max > 1
+    assert all(loaded[name]["1"].spec.rows_max > 1 for name in TRAINED)

@@ -36,12 +36,16 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def asked(rows: np.ndarray = ROWS) -> dict[str, Any]:
-    return {"inputs": [{"name": "x", "datatype": "FP32", "shape": list(rows.shape), "data": rows.ravel().tolist()}]}
+    return {
+        "inputs": [
+            {"name": "x", "datatype": "FP32", "shape": list(rows.shape), "data": rows.ravel().tolist()}
+        ]
+    }
 
 
 def answered(document: dict[str, Any], rows: np.ndarray = ROWS) -> bool:
     (output,) = document["outputs"]
-    return output["shape"] == list(rows.shape) and output["data"] == rows.ravel().tolist()
+    return bool(output["shape"] == list(rows.shape) and output["data"] == rows.ravel().tolist())
 
 
 # --- requests and urllib.
@@ -110,7 +114,7 @@ def test_urllib_raises_the_error_with_its_document(running):
 # --- Raw binary: the whole body is the one input.
 
 
-def _raw(running: Running, model: str, body: bytes) -> tuple[int, bytes | None, bytes]:
+def _raw(running: Running, model: str, body: bytes) -> tuple[int, bytes, bytes]:
     """Post raw bytes; return the status, the JSON part and the bytes behind it."""
     connection = http.client.HTTPConnection(running.http, timeout=10)
     headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
@@ -145,7 +149,9 @@ def test_raw_binary_of_a_wrong_size_says_the_right_one(running):
 
 
 def _curl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["curl", "--silent", "--max-time", "20", *arguments], capture_output=True, timeout=30)
+    return subprocess.run(
+        ["curl", "--silent", "--max-time", "20", *arguments], capture_output=True, timeout=30
+    )
 
 
 @curl_is_here
@@ -164,7 +170,14 @@ def test_curl_waits_for_100_continue_with_a_large_body_and_gets_it(running, tmp_
     assert body.stat().st_size > 1 << 20
     # Without the interim answer curl would wait so long before it sends anything.
     got = _curl(
-        "-v", "-H", "Expect: 100-continue", "--expect100-timeout", "15", "-d", f"@{body}", f"http://{running.http}{INFER}"
+        "-v",
+        "-H",
+        "Expect: 100-continue",
+        "--expect100-timeout",
+        "15",
+        "-d",
+        f"@{body}",
+        f"http://{running.http}{INFER}",
     )
     assert got.returncode == 0 and answered(json.loads(got.stdout), rows)
     assert b"HTTP/1.1 100 Continue" in got.stderr
@@ -194,8 +207,8 @@ def test_curl_inflates_what_it_asked_to_be_compressed(running, tmp_path):
 def test_curl_sends_raw_binary_from_a_file(running, tmp_path, chunked):
     body, back = tmp_path / "body.bin", tmp_path / "back.bin"
     values = np.random.default_rng(0).standard_normal(1 << 18).astype(np.float32)
-    tensor = {"name": "x", "datatype": "FP32", "shape": [len(values)]}
-    tensor["parameters"] = {"binary_data_size": values.nbytes}
+    size = {"binary_data_size": values.nbytes}
+    tensor = {"name": "x", "datatype": "FP32", "shape": [len(values)], "parameters": size}
     head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
     body.write_bytes(head + values.tobytes())
     more = ["-H", "Transfer-Encoding: chunked"] if chunked else []

@@ -179,7 +179,7 @@ def test_a_model_that_takes_none_of_the_sizes_tried_is_admitted_with_a_note(tmp_
     verdict = judge(tmp_path, hostile.dump(made))
     assert verdict.reason is None
     assert verdict.note is not None
-    assert "none of the sizes tried" in verdict.note
+    assert "none of the inputs tried" in verdict.note
 
 
 @pytest.mark.parametrize("place", hostile.PLACES)

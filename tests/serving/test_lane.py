@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.errors import Expired, Failed, Overloaded, TurnoutError
+from serving.errors import Expired, Failed, Invalid, Overloaded, TurnoutError
 from serving.lane import SLOW_RUNS_MAX, Lane
 from serving.layout import bind
 from serving.ledger import Ledger, Reason
 from serving.model import Artifact, Batching, ModelConfig, ModelSpec
 from serving.session import Feeds, Stop
+from serving.tick import Tick
 from serving.track import Watchdog
 from serving.waiting import Waiting
 from serving.wire import DATATYPES, Call, InferRequest, Results, TensorIn, TensorSpec
@@ -36,6 +37,7 @@ class Doubling:
         self.gate.set()
         self.nap_s = 0.0
         self.broken: TurnoutError | None = None
+        self.refused: float | None = None
         self.rows_out: int | None = None
 
     def run(self, feeds: Feeds, stop: Stop) -> list[Any]:
@@ -48,6 +50,8 @@ class Doubling:
             threading.Event().wait(self.nap_s)
         if self.broken is not None:
             raise self.broken
+        if self.refused in feeds["x"]:
+            raise Invalid("the model refuses these values")
         return [(feeds["x"] * 2)[: self.rows_out]]
 
 
@@ -84,7 +88,7 @@ class Track:
         )  # fmt: skip
         loop = asyncio.get_running_loop()
         waiting = Waiting(batching, rows_max, queue)
-        self.lane = Lane(loop, self.spec, self.session, self.ledger, waiting, MS if inline else 0)
+        self.lane = Lane(loop, Tick(loop), self.spec, self.session, self.ledger, waiting, MS if inline else 0)
         self.calls: dict[int, Call] = {}
 
     def send(self, value: float, rows: int = 1, lives_ns: int = 60_000 * MS) -> tuple[InferRequest, Heard]:
@@ -168,10 +172,40 @@ async def test_a_failing_model_tells_everybody_in_the_batch_and_goes_on() -> Non
 async def test_outputs_without_a_row_for_each_request_are_an_error_and_never_mixed_up() -> None:
     track = Track(inline=True)
     track.session.rows_out = 1
-    heard = [track.send(value)[1] for value in (1, 2)]
+    heard = [track.send(value, rows=2)[1] for value in (1, 2)]
     for each in heard:
         await each.done.wait()
         assert "set max_batch_size: 0" in str(each.error)
+
+
+@on_loop
+async def test_a_batch_that_fails_is_run_one_by_one_and_only_the_culprit_hears_of_it() -> None:
+    for inline in (True, False):
+        track = Track(inline)
+        track.session.refused = 666.0
+        heard = [track.send(value)[1] for value in (1, 666, 3)]
+        for each in heard:
+            await each.done.wait()
+        assert [type(each.error) for each in heard] == [type(None), Invalid, type(None)]
+        assert [float(each.value[0, 0]) for each in heard if each.value is not None] == [2, 6]
+        assert track.session.batches == [3, 1, 1, 1]
+        await track.lane.close()
+
+
+@on_loop
+async def test_a_delay_that_is_over_does_not_keep_the_loop_busy_while_the_thread_runs() -> None:
+    track = Track(inline=False, batching=Batching(preferred_rows=(8,), delay_us=1000))
+    track.session.gate.clear()
+    heard = [track.send(0)[1]]
+    while not track.session.batches:
+        await asyncio.sleep(0.001)
+    heard.append(track.send(1)[1])
+    await asyncio.sleep(0.01)
+    assert track.lane._wake_ns - monotonic_ns() > 1000 * MS
+    track.session.gate.set()
+    for each in heard:
+        await each.done.wait()
+    await track.lane.close()
 
 
 @on_loop

@@ -92,6 +92,52 @@ def test_an_admitted_version_never_changes_under_its_name(store, folder):
     assert artifact.path.read_bytes() == b"onnx"
 
 
+def test_the_same_name_in_another_repository_is_another_version(store, folder, tmp_path):
+    """Two gateways with one state once refused each other's models."""
+    mine, theirs = (Store(store._root, repository=tmp_path / name) for name in ("mine", "theirs"))
+    mine.record_verdict(mine.put("m", 1, folder).digest, "rules")
+    other = lay_out(tmp_path / "theirs" / "m" / "1", b"other")
+    artifact = theirs.put("m", 1, other)
+    theirs.record_verdict(artifact.digest, "rules")
+    with pytest.raises(VersionChanged):
+        mine.put("m", 1, other)
+    with pytest.raises(VersionChanged):
+        theirs.put("m", 1, folder)
+    assert theirs.admitted("m", 1) == artifact
+
+
+def test_an_admitted_version_is_still_there_when_its_folder_holds_something_else(store, folder):
+    artifact = store.put("m", 1, folder)
+    assert store.admitted("m", 1) is None
+    store.record_verdict(artifact.digest, "rules")
+    (folder / "model.onnx").write_bytes(b"other")
+    assert store.admitted("m", 1) == Store(store._root).admitted("m", 1) == artifact
+    store.collect(set())
+    assert store.admitted("m", 1) is None
+
+
+def test_files_that_did_not_change_are_not_read_again(store, folder, monkeypatch):
+    """Each look at a repository once hashed all of its models."""
+    monkeypatch.setattr(contents, "SETTLED_NS", 0)
+    first = store.put("m", 1, folder)
+    with monkeypatch.context() as watched:
+        watched.setattr("serving.store.read", lambda *_: pytest.fail("read again"))
+        assert store.put("m", 1, folder) == first
+    state = (folder / "weights.bin").stat()
+    (folder / "weights.bin").write_bytes(b"4321")
+    os.utime(folder / "weights.bin", ns=(state.st_atime_ns, state.st_mtime_ns))  # The inode's own time stays.
+    assert store.put("m", 1, folder).digest != first.digest
+
+
+def test_files_that_changed_just_now_are_read_again(store, folder, monkeypatch):
+    """A second change within the same tick of the file system's clock would not show."""
+    store.put("m", 1, folder)
+    read = []
+    monkeypatch.setattr("serving.store.read", lambda *given: read.append(given) or contents.read(*given))
+    store.put("m", 1, folder)
+    assert read
+
+
 def test_a_changed_file_beside_the_model_is_a_changed_version(store, folder):
     store.record_verdict(store.put("m", 1, folder).digest, "rules")
     (folder / "weights.bin").write_bytes(b"4321")

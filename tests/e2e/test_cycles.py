@@ -1,0 +1,253 @@
+"""Does anything grow or slow down when versions come and go a thousand times?"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from serving import config, plan
+from serving.errors import TurnoutError
+from serving.gateway import Gateway
+from serving.loader import resident_bytes
+from serving.wire import DATATYPES, Call, InferRequest, Results, TensorIn
+from tests import hostile
+from tests.models import constant, heavy, mlp, place
+from tests.running import READY_S_MAX
+
+MIB = 1 << 20
+CYCLES = 1000
+SETTLED = 100
+"""Cycles after which memory has found its size: pools, caches and lazy imports are filled."""
+REQUESTS = 20
+"""Asked of the model in each cycle."""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+class Waiter:
+    """A reply that somebody waits for."""
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    def answer(self, _request: InferRequest, results: Results, start: int, stop: int) -> None:
+        self.done.set_result(float(results.part(0, start, stop).ravel()[0]))
+
+    def fail(self, _request: InferRequest, error: TurnoutError) -> None:
+        self.done.set_exception(error)
+
+
+ROW = Call((TensorIn("x", DATATYPES["FP32"], (1, 16)),))
+
+
+async def ask(gateway: Gateway, model: str) -> float:
+    """Infer once."""
+    waiter = Waiter()
+    payload = np.zeros((1, 16), np.float32).tobytes()
+    gateway.infer(model, "", InferRequest(ROW, [payload], waiter, b"", time.monotonic_ns()))
+    return await waiter.done
+
+
+async def cost_us(gateway: Gateway, model: str) -> float:
+    """Return the processor time of one of `REQUESTS` requests, in microseconds. The loop's thread alone."""
+    began_ns = time.thread_time_ns()
+    for _ in range(REQUESTS):
+        await ask(gateway, model)
+    return (time.thread_time_ns() - began_ns) / REQUESTS / 1000
+
+
+def in_gateway(folder: Path, scene: Callable[[Gateway], Awaitable[None]]) -> None:
+    """Run `scene` with a gateway on the repository ``folder/models``."""
+
+    async def run() -> None:
+        document = {
+            "repository": {"path": str(folder / "models"), "state": str(folder / "state")},
+            "engine": {"inline_us_max": 20_000},
+        }
+        gateway = Gateway(config.parse(document))
+        await gateway.start()
+        try:
+            await scene(gateway)
+        finally:
+            await gateway.close()
+
+    whole: Coroutine[Any, Any, None] = run()
+    asyncio.run(whole)
+
+
+def test_a_thousand_loads_and_unloads_leave_memory_threads_and_request_cost_flat(tmp_path):
+    place(tmp_path / "models", "m", 1, mlp())
+    place(tmp_path / "models", "kept", 1, mlp(1))
+    costs: list[tuple[float, float]] = []
+    sizes: list[tuple[int, int, int]] = []
+
+    async def scene(gateway: Gateway) -> None:
+        for cycle in range(CYCLES):
+            costs.append((await cost_us(gateway, "m"), await cost_us(gateway, "kept")))
+            await gateway.shelf.unload("m")
+            if cycle in (SETTLED, CYCLES - 1):
+                gc.collect()
+                sizes.append((resident_bytes(), len(gc.get_objects()), threading.active_count()))
+            await gateway.shelf.refresh()
+
+    in_gateway(tmp_path, scene)
+    (bytes_before, objects_before, threads_before), (bytes_after, objects_after, threads_after) = sizes
+    assert bytes_after - bytes_before < 4 * MIB
+    assert objects_after - objects_before < 500
+    assert threads_after <= threads_before
+    for which in (0, 1):
+        cost_us_by_cycle = [pair[which] for pair in costs]
+        before, after = (
+            statistics.median(cost_us_by_cycle[part])
+            for part in (slice(10, SETTLED + 10), slice(-SETTLED, None))
+        )
+        assert after < 1.3 * before
+
+
+def test_an_unloaded_version_gives_its_memory_back_at_once(tmp_path):
+    """Without waiting for Python's garbage collection, which may come minutes later."""
+    place(tmp_path / "models", "m", 1, heavy(40), "max_batch_size: 0")
+    place(tmp_path / "models", "kept", 1, mlp())
+
+    async def scene(gateway: Gateway) -> None:
+        loaded: list[int] = []
+        unloaded: list[int] = []
+        for _ in range(8):
+            loaded.append(resident_bytes())
+            await gateway.shelf.unload("m")
+            unloaded.append(resident_bytes())
+            await gateway.shelf.refresh()
+        assert statistics.median(loaded) - statistics.median(unloaded) > 30 * MIB
+        assert unloaded[-1] - unloaded[1] < 4 * MIB
+        assert loaded[-1] - loaded[1] < 4 * MIB
+
+    with _no_collection():
+        in_gateway(tmp_path, scene)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def needs_one_row(weights_mib: int) -> onnx.ModelProto:
+    """Return a model that admission runs, and that fails once it is warmed at two rows."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["size"], end=1),
+        helper.make_node("Sub", ["size", "one"], ["last"]),
+        helper.make_node("Gather", ["table", "last"], ["row"]),
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Add", ["h", "row"], ["y"]),
+    ]
+    width = weights_mib * MIB // 4 // 16
+    weights = {
+        "one": np.array([1]),
+        "table": np.zeros((1, 1), np.float32),
+        "w": np.random.default_rng(0).standard_normal((16, width), np.float32),
+    }
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size])]
+        for name, size in (("x", 16), ("y", width))
+    ]
+    graph = helper.make_graph(nodes, "g", *ends, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_a_hundred_loads_that_fail_leave_memory_flat_and_what_serves_serving(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "RETRY_S", -1.0)
+    place(tmp_path / "models", "bad", 1, needs_one_row(4), "max_batch_size: 2")
+    place(tmp_path / "models", "kept", 1, mlp())
+    sizes: list[tuple[int, int]] = []
+
+    async def scene(gateway: Gateway) -> None:
+        for _ in range(100):
+            await gateway.shelf.refresh()
+            assert "Gather" in gateway.shelf.index["bad"]["1"].reason
+            await ask(gateway, "kept")
+            sizes.append((resident_bytes(), threading.active_count()))
+
+    with _no_collection():
+        in_gateway(tmp_path, scene)
+    (bytes_before, threads_before), (bytes_after, threads_after) = (
+        map(statistics.median, zip(*part, strict=True)) for part in (sizes[10:20], sizes[-10:])
+    )
+    assert bytes_after - bytes_before < 16 * MIB  # One of them alone holds 4, and twice that while it loads.
+    assert threads_after <= threads_before + 1  # The thread of the last may not have ended yet.
+
+
+def test_candidates_that_are_refused_leave_no_process_and_no_open_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "RETRY_S", -1.0)
+    hostile.lay_out(tmp_path / "models" / "bad" / "1", b"no model")
+    place(tmp_path / "models", "kept", 1, mlp())
+    me = psutil.Process()
+
+    async def scene(gateway: Gateway) -> None:
+        files, children = me.num_fds(), len(me.children())
+        for _ in range(5):
+            await gateway.shelf.refresh()
+            await ask(gateway, "kept")
+        assert me.num_fds() <= files
+        assert len(me.children()) <= children
+
+    in_gateway(tmp_path, scene)
+
+
+def served(folder: Path, admission: str = "", poll_s: float = 0.0) -> subprocess.Popen[str]:
+    """Start the command that a user gives, on free ports."""
+    file = folder / "turnout.toml"
+    file.write_text(
+        '[server]\nhttp = "127.0.0.1:0"\nmetrics = "127.0.0.1:0"\n'
+        f'[repository]\npath = "{folder / "models"}"\nstate = "{folder / "state"}"\npoll_s = {poll_s}\n'
+        f"[admission]\n{admission}\n"
+    )
+    command = [sys.executable, "-m", "serving.cli", "serve", "--local", "--config", str(file)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[2]
+    )
+
+
+def test_a_candidate_that_hangs_does_not_hold_up_the_end(tmp_path):
+    """The loader's thread was once waited for at exit, and with it the whole deadline of admission."""
+    place(tmp_path / "models", "m", 1, constant(1))
+    hostile.lay_out(tmp_path / "models" / "bad" / "1", hostile.inlining_bomb())
+    process = served(tmp_path, "deadline_s = 50")
+    try:
+        until_s = time.monotonic() + READY_S_MAX
+        child = psutil.Process(process.pid)
+        while not any("admit_child" in " ".join(each.cmdline()) for each in child.children()):
+            assert process.poll() is None
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+        trials = child.children()
+        time.sleep(0.5)
+        began_s = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        assert time.monotonic() - began_s < 15
+        _, alive = psutil.wait_procs(trials, timeout=10)
+        assert alive == []
+    finally:
+        process.kill()
+        process.wait()
