@@ -7,12 +7,24 @@ from typing import TYPE_CHECKING
 
 from serving.config import Limits
 from serving.http_body import Chunks
+from serving.http_head import Head
 
 if TYPE_CHECKING:
     from serving.connection import Connection
     from serving.listen_http import Bodies
 
+SKIPPED_BYTES_MAX = 1 << 20
+"""A refused body up to this size is read and dropped, so that its connection can go on."""
 NOTHING = memoryview(b"")
+
+
+def may_be_skipped(head: Head) -> bool:
+    """Say whether the connection can go on after a request was refused before its body was there.
+
+    After an error, a client that waits for "100 Continue" may send its body or not: nobody knows.
+    """
+    short = head.content_length <= SKIPPED_BYTES_MAX and not head.chunked
+    return head.keep_alive and short and not head.expect_continue
 
 
 class BodyReceiver(asyncio.BufferedProtocol):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import signal
 import sys
@@ -93,19 +94,39 @@ def serve(arguments: argparse.Namespace) -> int:
 def _run(config: Config, *, local: bool) -> None:
     from serving.demo import what_to_try
 
-    def announce(http: str, metrics: str) -> None:
-        print(what_to_try(Path(os.path.relpath(config.repository.path)), http, metrics), flush=True)
+    models = Path(os.path.relpath(config.repository.path))
 
+    def announce(http: str, metrics: str) -> None:
+        print(f"turnout: ready, HTTP on {http}, metrics on {metrics}")
+        if config.server.tls_certificate is None:
+            print(*_standings(http), sep="\n")
+        print(what_to_try(models, http, metrics), flush=True)
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     if local:
         from serving.local import run as run_local
 
         run_local(config, announce)
-    else:
-        from serving.deploy import run as run_on_ray
+        return
+    from serving.deploy import run as run_on_ray
 
-        # Before and not after: the start takes seconds, and says itself when it is over.
-        announce(config.server.http, config.server.metrics)
-        run_on_ray(config)
+    try:
+        run_on_ray(config, announce)
+    except RuntimeError as error:
+        raise Mistake(str(error)) from None
+
+
+def _standings(http: str) -> list[str]:
+    """Return a line for each version in the repository: served, or why not."""
+    import json
+    from urllib.request import Request, urlopen
+
+    with urlopen(Request(f"http://{http}/v2/repository/index", method="POST"), timeout=5) as answer:
+        index = json.load(answer)
+    return [
+        f"  {each['name']}@{each['version'] or '-'} {each['state']} {each['reason']}".rstrip()
+        for each in index
+    ]
 
 
 def check(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from serving import resources
 from serving.answer import encode, frame
-from serving.body_receiver import BodyReceiver, ChunkedBody
+from serving.body_receiver import BodyReceiver, ChunkedBody, may_be_skipped
 from serving.codec_binary import decode as decode_binary
 from serving.codec_binary import decode_raw
 from serving.codec_json import decode as decode_json
@@ -37,8 +37,6 @@ REQUESTS_MAX = 64
 """How many requests of one client are served before the loop turns to the others."""
 GATHER_BYTES_MAX = 16 * 1024
 """A body up to this size is gathered with its head; a larger one gets a buffer of its own."""
-DISCARD_BYTES_MAX = 1 << 20
-"""A refused body up to this size is read and dropped, so that its connection can go on."""
 INLINE_BYTES_MAX = 16 * 1024
 """Bodies up to this size are inflated, and answers compressed, on the loop."""
 
@@ -123,12 +121,7 @@ class Connection(asyncio.Protocol):
         """Take any bytes in any state."""
         if self._lingers_ns:
             return
-        if self._tail:
-            data = self._tail + data
-        if self._busy or self._choked_ns:
-            self._keep(data)
-        else:
-            self._parse(data)
+        self._parse(self._tail + data if self._tail else data)
 
     def _keep(self, data: bytes) -> None:
         """Keep what cannot be served yet, and let the client's socket keep what is beyond that."""
@@ -139,9 +132,8 @@ class Connection(asyncio.Protocol):
             (self.transport.pause_reading if full else self.transport.resume_reading)()
 
     def _go_on(self) -> None:
-        """Serve what came in while the connection was busy."""
-        if not self._busy:
-            self._parse(self._tail)
+        """Serve what came in while the connection was busy, if it is no longer."""
+        self._parse(self._tail)
 
     def _parse(self, data: bytes) -> None:
         """Serve the requests in `data`, as far as they are there and can be served now."""
@@ -163,12 +155,12 @@ class Connection(asyncio.Protocol):
                 self._send_error(error, keep_alive=False)
                 return
             stop = end + head.content_length
-            if len(data) >= stop and not head.chunked:
+            if len(data) >= stop and head.content_length <= GATHER_BYTES_MAX and not head.chunked:
                 self._serve(head, data[end:stop])
                 data = data[stop:]
             else:
                 data = self._begin_body(head, data, end)
-                if self._chunks is None and not self._discard:
+                if self._since_ns and self._chunks is None and not self._discard:
                     break
         else:
             asyncio.get_running_loop().call_soon(self._go_on)
@@ -179,7 +171,7 @@ class Connection(asyncio.Protocol):
         self._free = not (busy or self._tail or self._discard)
 
     def _begin_body(self, head: Head, data: bytes, end: int) -> bytes:
-        """Prepare for a body that is not all there; return the bytes that are not yet dealt with."""
+        """Take a large body, or prepare for one that is not all there; return what is not yet dealt with."""
         gather = head.content_length <= GATHER_BYTES_MAX and not self._since_ns
         self._since_ns = self._since_ns or monotonic_ns()
         if head.problem is not None:
@@ -196,16 +188,21 @@ class Connection(asyncio.Protocol):
             return data[end:]
         if self._body is None:
             return data
+        there = memoryview(data)[end : end + head.content_length]
+        if len(there) == head.content_length:
+            self._body[:] = there
+            self._serve(head, self._body)
+            return data[end + head.content_length :]
         self._keep(b"")
-        self._receiver = BodyReceiver(self, self.transport, self._body, memoryview(data)[end:])
+        self._receiver = BodyReceiver(self, self.transport, self._body, there)
         return b""
 
     def _refuse_body(self, head: Head, error: TurnoutError, data: bytes) -> bytes:
-        """Answer before the body is there, of which `data` is; skip it if it is short."""
-        # After an error, a client that waits for "100 Continue" may send its body or not: nobody knows.
-        short = head.content_length <= DISCARD_BYTES_MAX and not head.chunked and not head.expect_continue
-        self._discard = head.content_length if head.keep_alive and short else 0
-        self._send_error(error, keep_alive=head.keep_alive and short)
+        """Answer before the body is there, of which `data` is the beginning; skip it if it is short."""
+        self.served += 1
+        go_on = may_be_skipped(head)
+        self._discard = head.content_length if go_on else 0
+        self._send_error(error, keep_alive=go_on)
         return data
 
     def body_received(self) -> None:

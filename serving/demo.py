@@ -134,7 +134,7 @@ def describe(trained: Trained) -> str:
 def what_to_try(models: Path, http: str, metrics: str) -> str:
     """Return commands to copy once the gateway listens on `http` and `metrics`."""
     lines = [
-        "try in another terminal, once the gateway is ready:",
+        "try in another terminal:",
         f"  curl -i http://{http}/v2/health/ready",
         f"  curl -s -X POST http://{http}/v2/repository/index",
         f"  curl -s http://{metrics}/metrics",

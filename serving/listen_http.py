@@ -14,7 +14,7 @@ import numpy as np
 
 from serving import http_head
 from serving.config import Limits
-from serving.connection import Connection
+from serving.connection import GATHER_BYTES_MAX, Connection
 from serving.errors import TooSlow, TurnoutError, Unavailable
 from serving.gateway import Gateway
 from serving.http_head import Head
@@ -113,7 +113,8 @@ class Listener:
         self.gateway = gateway
         self.limits: Limits = gateway.config.limits
         self.heads: Memo[bytes, Head] = Memo(HEADS_MAX, HEAD_BYTES_MAX)
-        """Heads of which all that follows is a body of known length, ready to be handled as it is."""
+        """Heads of which all that follows is a small body of known length, ready to be handled as it is."""
+        self._heads_of_large: Memo[bytes, Head] = Memo(HEADS_MAX // 4, HEAD_BYTES_MAX)
         self.bodies = Bodies(self.limits.bodies_bytes_max)
         self.draining = False
         self.answer_bytes_max = self.limits.answer_bytes_max
@@ -157,11 +158,12 @@ class Listener:
 
     def head(self, data: bytes) -> Head:
         """Return the head in `data`. Raises if the request's end is unknowable."""
-        head = self.heads.recall(data)
+        head = self.heads.recall(data) or self._heads_of_large.recall(data)
         if head is None:
             head = http_head.parse(data, self.limits)
             if head.problem is None and not head.chunked and not head.coding:
-                self.heads.keep(data, head, len(data) + HEADER_BYTES * len(head.headers))
+                heads = self.heads if head.content_length <= GATHER_BYTES_MAX else self._heads_of_large
+                heads.keep(data, head, len(data) + HEADER_BYTES * len(head.headers))
         return head
 
     def count(self, error: TurnoutError) -> None:

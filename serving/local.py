@@ -143,6 +143,7 @@ async def _serve(
     if starting.done():
         starting.result()
         if announce is not None:
-            announce(bound_at(http), bound_at(metrics))
+            # In a thread, so that it may ask the gateway something.
+            await loop.run_in_executor(None, announce, bound_at(http), bound_at(metrics))
         await ending
         await serving.drain()

@@ -26,7 +26,9 @@ class Answer(NamedTuple):
     @property
     def json(self) -> Any:
         """The JSON of the body: all of it, or what comes before raw bytes."""
-        return json.loads(self.body[: int(self.headers.get("inference-header-content-length", len(self.body)))])
+        return json.loads(
+            self.body[: int(self.headers.get("inference-header-content-length", len(self.body)))]
+        )
 
     @property
     def error(self) -> str:
@@ -114,7 +116,12 @@ def request(line: str, *headers: str, body: bytes | None = None, host: str = "Ho
 
 def document(values: NDArray[Any], datatype: str = "FP32", name: str = "x", **more: Any) -> bytes:
     """Return the JSON of an inference of one tensor."""
-    tensor = {"name": name, "shape": list(values.shape), "datatype": datatype, "data": values.ravel().tolist()}
+    tensor = {
+        "name": name,
+        "shape": list(values.shape),
+        "datatype": datatype,
+        "data": values.ravel().tolist(),
+    }
     return json.dumps({**more, "inputs": [tensor]}).encode()
 
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.connection import DISCARD_BYTES_MAX, GATHER_BYTES_MAX, INLINE_BYTES_MAX, REQUESTS_MAX
+from serving.body_receiver import SKIPPED_BYTES_MAX
+from serving.connection import GATHER_BYTES_MAX, INLINE_BYTES_MAX, REQUESTS_MAX
 from tests import models
 from tests.running import Running
 from tests.talking import (
@@ -224,7 +225,10 @@ def test_http_1_0_that_asks_to_go_on_is_told_that_it_may(client):
     """It was kept open without a word, for which such clients (ab -k) wait until it closes."""
     old = b"GET /v2/health/live HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
     body = document(rows(1, 2))
-    infer = b"%b HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n" % (ECHO.encode(), len(body))
+    infer = b"%b HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n" % (
+        ECHO.encode(),
+        len(body),
+    )
     for data in (old, infer + body, old):
         answer = client.ask(data)
         assert answer.status == 200 and answer.headers["connection"] == "keep-alive"
@@ -256,7 +260,7 @@ def test_a_refused_body_that_comes_later_is_skipped(client):
 
 
 def test_a_refused_body_that_is_long_ends_the_connection(client):
-    answer = client.ask(request("POST /nowhere", f"Content-Length: {DISCARD_BYTES_MAX + 1}"))
+    answer = client.ask(request("POST /nowhere", f"Content-Length: {SKIPPED_BYTES_MAX + 1}"))
     assert answer.status == 404 and answer.headers["connection"] == "close"
     assert client.is_ended()
 
@@ -288,7 +292,9 @@ def test_json_may_come_in_chunks_of_one_byte(client):
     body = document(rows(2, 3), id="c")
     pieces = [body[at : at + 1] for at in range(len(body))]
     assert np.array_equal(echoed(client.ask(chunked(ECHO, pieces))), rows(2, 3))
-    assert np.array_equal(echoed(client.ask(chunked(ECHO, pieces, end=b"0\r\nTrailer: x\r\n\r\n"))), rows(2, 3))
+    assert np.array_equal(
+        echoed(client.ask(chunked(ECHO, pieces, end=b"0\r\nTrailer: x\r\n\r\n"))), rows(2, 3)
+    )
 
 
 @pytest.mark.parametrize("piece", [1, 7, 4096, 1 << 20])
@@ -445,7 +451,9 @@ def exchange_both_ways(client: Client, data: bytes) -> tuple[Answer, bytes]:
 
 def test_a_raw_binary_request_is_all_tensor(client):
     values = rows(1, 16)
-    answer = client.ask(request("POST /v2/models/mlp/infer", "Inference-Header-Content-Length: 0", body=values.tobytes()))
+    answer = client.ask(
+        request("POST /v2/models/mlp/infer", "Inference-Header-Content-Length: 0", body=values.tobytes())
+    )
     assert answer.status == 200 and len(answer.raw) == 8
 
 
@@ -520,7 +528,9 @@ def test_work_that_nobody_waits_for_is_dropped(threaded, leave):
 
 
 @pytest.mark.parametrize("framing", ["length", "chunks"])
-@pytest.mark.parametrize("leave", [Client.reset, lambda client: client.socket.close()], ids=["reset", "close"])
+@pytest.mark.parametrize(
+    "leave", [Client.reset, lambda client: client.socket.close()], ids=["reset", "close"]
+)
 def test_a_client_that_leaves_in_the_middle_of_a_body_leaves_nothing_behind(gateway, leave, framing):
     for _ in range(3):
         client = Client(gateway)

@@ -100,7 +100,11 @@ BEYOND = {
     "headers_max": (request("GET /v2", *headers(8)), 431, False),
     "body_bytes_max": (request(ECHO, "Content-Length: 100001"), 413, False),
     "body_bytes_max, chunked": (chunked(ECHO, [b"x" * 60_000, b"x" * 60_000]), 413, False),
-    "body_bytes_max, announced": (request(ECHO, "Transfer-Encoding: chunked") + b"FFFFFFFFFF\r\n", 413, False),
+    "body_bytes_max, announced": (
+        request(ECHO, "Transfer-Encoding: chunked") + b"FFFFFFFFFF\r\n",
+        413,
+        False,
+    ),
     "body_bytes_max, gzip": (request(ECHO, "Content-Encoding: gzip", body=BOMB), 413, True),
     "body_bytes_max, deflate": (
         request(ECHO, "Content-Encoding: deflate", body=zlib.compress(bytes(500_000))),
@@ -108,7 +112,11 @@ BEYOND = {
         True,
     ),
     "chunks_max": (chunked(ECHO, [b"x"] * 51), 413, False),
-    "head_bytes_max, trailers": (chunked(ECHO, [b"x"], end=b"0\r\nA: " + b"b" * 1000 + b"\r\n\r\n"), 431, False),
+    "head_bytes_max, trailers": (
+        chunked(ECHO, [b"x"], end=b"0\r\nA: " + b"b" * 1000 + b"\r\n\r\n"),
+        431,
+        False,
+    ),
     "json_depth_max": (request(ECHO, body=nested(9)), 400, True),
     "tensors_max": (request(ECHO, body=tensors(3)), 413, True),
     "elements_max": (request(ECHO, body=shape(20_001)), 413, True),
@@ -228,7 +236,9 @@ def test_bodies_refused_while_they_are_sent_are_refused_in_peace(tight):
 
 # --- Buffers.
 
-OPERATIONS = st.lists(st.tuples(st.sampled_from(["take", "adopt", "done", "left"]), st.integers(1, 5000)), max_size=40)
+OPERATIONS = st.lists(
+    st.tuples(st.sampled_from(["take", "adopt", "done", "left"]), st.integers(1, 5000)), max_size=40
+)
 
 
 @given(OPERATIONS)
@@ -531,7 +541,11 @@ def test_draining_says_not_ready_on_connections_that_are_open(folder):
 
 
 def test_draining_waits_no_longer_than_it_may(folder):
-    settings = {"engine": {"inline_us_max": 0}, "server": {"drain_s_max": 0.5}, "queue": {"timeout_s_max": 30}}
+    settings = {
+        "engine": {"inline_us_max": 0},
+        "server": {"drain_s_max": 0.5},
+        "queue": {"timeout_s_max": 30},
+    }
     with serve(folder, **settings) as running, Client(running) as endless, Client(running) as slow:
         endless.send(in_binary("spin", ENDLESS))
         slow.send(b"GET /v2 HT")
@@ -574,7 +588,9 @@ def certificate(folder):
         .serial_number(1)
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
         .sign(key, hashes.SHA256())
     )
     (folder / "cert.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))

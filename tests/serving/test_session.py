@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.device import gpus
-from serving.errors import Expired, Failed, Invalid
+from serving.errors import Expired, Invalid
 from serving.model import Device
 from serving.session import Session, Stop, open_onnx, reason
 from serving.signature import signature
@@ -128,7 +128,9 @@ def fails_at_one() -> onnx.ModelProto:
 
 def test_a_model_that_fails_says_why_and_can_be_asked_again(tmp_path):
     session = opened(tmp_path, fails_at_one())
-    with pytest.raises(Invalid, match="the model refuses these values: .*indices element out of data") as caught:
+    with pytest.raises(
+        Invalid, match="the model refuses these values: .*indices element out of data"
+    ) as caught:
         session.run({"x": np.array([5])}, Stop())
     assert "/" not in str(caught.value).replace("[-1,0]", "")
     assert session.run({"x": np.array([0])}, Stop())[0].tolist() == [[0, 0]]
