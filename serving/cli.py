@@ -121,8 +121,11 @@ def _standings(http: str) -> list[str]:
     import json
     from urllib.request import Request, urlopen
 
-    with urlopen(Request(f"http://{http}/v2/repository/index", method="POST"), timeout=5) as answer:
-        index = json.load(answer)
+    try:
+        with urlopen(Request(f"http://{http}/v2/repository/index", method="POST"), timeout=5) as answer:
+            index = json.load(answer)
+    except OSError as error:
+        return [f"  the repository index did not answer: {error}"]
     return [
         f"  {each['name']}@{each['version'] or '-'} {each['state']} {each['reason']}".rstrip()
         for each in index
