@@ -53,8 +53,8 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only", default="", metavar="PATTERN", help="figures whose name has this in it (* allowed)"
     )
-    parser.add_argument("--seconds", type=_whole, default=2, help="of each measurement (default 2)")
-    parser.add_argument("--repeat", type=_whole, default=3, help="measurements of which the median is taken")
+    parser.add_argument("--seconds", type=whole, default=2, help="of each measurement (default 2)")
+    parser.add_argument("--repeat", type=whole, default=3, help="measurements of which the median is taken")
     parser.add_argument("--prototype", type=Path, metavar="DIR", help="a prototype to measure beside")
     options = parser.parse_args(given)
     if options.quick:
@@ -62,7 +62,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _whole(text: str) -> int:
+def whole(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 600:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 600, got {text!r}")
     return int(text)

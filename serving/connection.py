@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 INFER = Resource.MODEL_INFER
+NOT_HTTP = b"\0"
+"""Bytes that no request begins with."""
 REQUESTS_MAX = 64
 """How many requests of one client are served before the loop turns to the others."""
 GATHER_BYTES_MAX = 16 * 1024
@@ -47,7 +49,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_body", "_busy", "_choked_ns", "_chunks", "_discard", "_ending", "_free", "_head", "_heads",
         "_idle_ns", "_lingers_ns", "_listener", "_paused", "_receiver", "_request", "_seen", "_since_ns",
-        "_tail", "served", "transport",
+        "_tail", "_usual", "_usual_bytes", "_usual_head", "served", "transport",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -68,6 +70,9 @@ class Connection(asyncio.Protocol):
         """Since when the client does not read, was told goodbye, and is sending its request; 0 is not."""
         self._idle_ns = monotonic_ns()
         self._seen = self.served = 0
+        self._usual, self._usual_bytes = NOT_HTTP, -1
+        """The head of the request before, and how long a request with that head is."""
+        self._usual_head: Head = None  # type: ignore[assignment]  # Set with the other two.
 
     # --- The transport's side.
 
@@ -80,14 +85,24 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what was read: mostly one request, whose head was seen before."""
         if self._free:
-            end = data.find(b"\r\n\r\n") + 4
-            head = self._heads.get(data[:end])
-            if head is not None and len(data) - end == head.content_length:
-                self._head = head
+            # Clients repeat themselves: whoever sent this head before means the same by it.
+            if not data.startswith(self._usual):
+                self._look_up(data)
+            if len(data) == self._usual_bytes:
+                self._head = head = self._usual_head
                 self.served += 1
-                self._attempt(head, data[end:])
+                self._attempt(head, data, len(self._usual))
                 return
         self._take(data)
+
+    def _look_up(self, data: bytes) -> None:
+        """Find the head that `data` begins with among those known, for this request and those like it."""
+        end = data.find(b"\r\n\r\n") + 4
+        head = self._heads.get(data[:end])
+        if head is not None:
+            self._usual, self._usual_head, self._usual_bytes = data[:end], head, end + head.content_length
+        else:
+            self._usual, self._usual_bytes = NOT_HTTP, -1
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Drop what the client no longer waits for. Its run may still be reading its body."""
@@ -270,30 +285,30 @@ class Connection(asyncio.Protocol):
         self._head = head
         self._attempt(head, self._hold(plain))
 
-    def _attempt(self, head: Head, body: bytes | memoryview) -> None:
-        """Handle a request, and answer whatever goes wrong with it."""
+    def _attempt(self, head: Head, body: bytes | memoryview, start: int = 0) -> None:
+        """Handle a request whose body begins at `start`, and answer whatever goes wrong with it."""
         try:
             if head.coding:
                 body = self._hold(decompress(body, head.coding, self._listener.limits))
             if head.target.resource is INFER:
-                self._infer(head, body)
+                self._infer(head, body, start)
             else:
-                self._answer_plainly(head, bytes(body))
+                self._answer_plainly(head, bytes(body[start:]))
         except Exception as error:  # noqa: BLE001 - `_send_error` logs what it does not know.
             self._send_error(error, keep_alive=head.keep_alive)
         if self._body is not None and not self._busy:
             self._drop_body(read=False)
 
-    def _infer(self, head: Head, body: bytes | memoryview) -> None:
+    def _infer(self, head: Head, body: bytes | memoryview, start: int) -> None:
         listener = self._listener
         target = head.target
         if head.json_bytes:
-            call, payloads, id_ = decode_binary(body, head.json_bytes, listener.limits)
+            call, payloads, id_ = decode_binary(body, head.json_bytes, listener.limits, start)
         elif head.json_bytes is None:
-            call, payloads, id_ = decode_json(body, listener.limits)
+            call, payloads, id_ = decode_json(body[start:], listener.limits)
         else:
             spec = listener.gateway.find(target.model, target.version).spec
-            call, payloads, id_ = decode_raw(body, spec, listener.limits)
+            call, payloads, id_ = decode_raw(body[start:], spec, listener.limits)
         request = InferRequest(call, payloads, self, id_ or head.request_id, monotonic_ns())
         listener.gateway.infer(target.model, target.version, request, head.timeout_ns)
         self._request = request

@@ -38,20 +38,24 @@ class Declared(NamedTuple):
     data: list[Any]
 
 
-def split_id(text: bytes) -> tuple[bytes, int]:
+def split_id(text: bytes, start: int = 0) -> tuple[bytes, int]:
     """Cut a simple id off the front of a request's JSON: return it, and where the rest begins.
 
-    Clients put a new id in front of what they repeat (tritonclient does). Where the id needs no
-    unescaping, the rest behind its closing quote can be looked up; ``b"", 0`` says that it cannot
-    be. Whoever looks up must have stored only rests for which `head_of` returned a document.
+    The JSON begins at `start`. Clients put a new id in front of what they repeat (tritonclient does).
+    Where the id needs no unescaping, the rest behind its closing quote can be looked up; ``b"", start``
+    says that it cannot be. Whoever looks up must have stored only rests for which `head_of` returned a
+    document.
     """
-    begin = 7 if text[:7] == b'{"id":"' else 8
-    if begin == 8 and text[:8] != b'{"id": "':
-        return b"", 0
+    if text.startswith(b'{"id":"', start):
+        begin = start + 7
+    elif text.startswith(b'{"id": "', start):
+        begin = start + 8
+    else:
+        return b"", start
     end = text.find(b'"', begin)
     id_ = text[begin:end]
     if end < 0 or id_.translate(None, _PLAIN):
-        return b"", 0
+        return b"", start
     return id_, end + 1
 
 

@@ -121,6 +121,11 @@ class Lane:
     def _run_tick(self, arrived: list[InferRequest]) -> None:
         """Run a tick's requests on the loop, those that fit each other together."""
         now_ns = monotonic_ns()
+        first = arrived[0].layout
+        rows = first.rows * len(arrived)
+        if 0 < rows <= self.waiting.rows_max and all([request.layout is first for request in arrived]):
+            self._run_inline(Batch(arrived, rows, now_ns))
+            return
         until_ns = now_ns + TICK_NS_MAX
         groups = self._group(arrived)
         for position, group in enumerate(groups):
@@ -139,12 +144,6 @@ class Lane:
     def _group(self, arrived: list[InferRequest]) -> list[list[InferRequest]]:
         """Split a tick's requests into runs: by key, and by rows within a key."""
         rows_max = self.waiting.rows_max
-        first = arrived[0].layout
-        if first.key is not None and all([request.layout is first for request in arrived]):
-            size = max(rows_max // first.rows, 1)
-            if len(arrived) <= size:
-                return [arrived]
-            return [arrived[at : at + size] for at in range(0, len(arrived), size)]
         groups: list[list[InferRequest]] = []
         open_groups: dict[Any, tuple[list[InferRequest], int]] = {}
         for request in arrived:
@@ -273,18 +272,17 @@ class Lane:
         if results.tails == self._tails:
             results.recent = self._recent
         at = 0
-        arrivals: list[int] = []
         for request in batch.requests:
             stop = at + request.layout.rows
             if not request.dropped:
                 try:
                     request.reply.answer(request, results, at, stop)
-                    arrivals.append(request.arrived_ns)
                 except TurnoutError as error:
                     self._fail(request, error, Reason.BACKEND)
             at = stop
         self._recent, self._tails = results.recent, results.tails
         batch.answered_ns = monotonic_ns()
+        arrivals = [request.arrived_ns for request in batch.requests if not request.dropped]
         if self._ledger is not None and arrivals:
             self._ledger.batch(
                 arrivals, batch.taken_ns, batch.started_ns, batch.ended_ns, batch.answered_ns, batch.rows or 1
