@@ -16,7 +16,9 @@ from loadtests.ladder import FOLDER, closing, whole
 def main(given: Sequence[str] | None = None) -> int:
     """Measure and report; a goal that is missed is told, and does not fail."""
     parser = argparse.ArgumentParser(prog="loadtests.loading", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", default="", metavar="PATTERN", help="figures whose name has this in it (* allowed)")
+    parser.add_argument(
+        "--only", default="", metavar="PATTERN", help="figures whose name has this in it (* allowed)"
+    )
     parser.add_argument("--seconds", type=whole, default=3, help="a third of the span before the loads")
     options = parser.parse_args(sys.argv[1:] if given is None else given)
     cores = machine.cores()

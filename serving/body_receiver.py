@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from serving.config import Limits
+from serving.errors import Unavailable
 from serving.http_body import Chunks
 from serving.http_head import Head
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 SKIPPED_BYTES_MAX = 1 << 20
 """A refused body up to this size is read and dropped, so that its connection can go on."""
 NOTHING = memoryview(b"")
+SLACK_BYTES = 64
+"""More room than a body needs: where a read fills all that it was offered, libuv at once tries another."""
+SCRATCH_BYTES = 64 * 1024
+"""What is read at once of a client that is not waited for a large body."""
 
 
 def may_be_skipped(head: Head) -> bool:
@@ -28,18 +34,27 @@ def may_be_skipped(head: Head) -> bool:
 
 
 class BodyReceiver(asyncio.BufferedProtocol):
-    """Stands in for a connection while a large body arrives, and lets the kernel write it into place."""
+    """Stands in for a connection whose client sends large bodies, and lets the kernel write them into place.
 
-    __slots__ = ("_body", "_connection", "_filled", "_transport")
+    It stays between requests: when the next one begins, it offers room for one like the last, head and
+    all, so that nothing of it is copied. A client that sends something else goes back to its connection.
+    """
 
-    def __init__(
-        self, connection: Connection, transport: asyncio.Transport, body: memoryview, first: memoryview
-    ) -> None:
+    __slots__ = (
+        "_bodies", "_body", "_connection", "_expects", "_filled", "_head", "_opening", "_scratch", "_start",
+        "_transport",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection, transport: asyncio.Transport, bodies: Bodies) -> None:
         self._connection = connection
         self._transport = transport
-        self._body = body
-        self._filled = len(first)
-        body[: len(first)] = first
+        self._bodies = bodies
+        self._head: Head | None = None
+        self._opening = b""
+        self._body = self._scratch = NOTHING
+        self._filled = self._start = 0
+        self._expects = 0
+        """How large a buffer the request after this one needs, while that has not begun; else 0."""
         self._hand_over(self)
 
     def _hand_over(self, protocol: asyncio.BaseProtocol) -> None:
@@ -48,33 +63,81 @@ class BodyReceiver(asyncio.BufferedProtocol):
         self._transport.set_protocol(protocol)
         self._transport.resume_reading()
 
+    def receive(self, head: Head, opening: bytes, body: memoryview, first: memoryview) -> None:
+        """Fill `body` but for its slack; its `first` bytes have arrived, behind the head's: `opening`."""
+        self._head, self._opening = head, opening
+        self._body = body
+        self._expects = self._start = 0
+        self._filled = len(first)
+        body[: len(first)] = first
+
     def leave(self) -> None:
         """Give the transport back to the connection.
 
         It remembers the methods of the last buffered protocol for as long as it is open, so the
         body is let go here.
         """
-        self._body = NOTHING
+        self._leave_room()
+        self._connection.receiver = None
         self._hand_over(self._connection)
 
+    def _leave_room(self) -> None:
+        if self._body and self._expects:
+            self._bodies.give_back(self._body, read=False)
+        self._body = NOTHING
+
+    @property
+    def filling(self) -> bool:
+        """Whether a body has begun and is not complete."""
+        return bool(self._body) and not self._expects
+
     def get_buffer(self, _hint: int) -> memoryview:
-        """Return the part that is still empty, and no more: the next request is not ours."""
+        """Return the part that is still empty, with the slack."""
+        if not self._body:
+            self._filled = 0
+            if self._expects and self._connection.free:
+                with suppress(Unavailable):
+                    self._body = self._bodies.take(self._expects)
+            if not self._body:
+                self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+                return self._scratch
         return self._body[self._filled :]
 
     def buffer_updated(self, count: int) -> None:
         """Take `count` bytes more."""
+        if not self._body:
+            data, self._scratch = bytes(self._scratch[:count]), NOTHING
+            self._connection.data_received(data)
+            return
         self._filled += count
-        if self._filled == len(self._body):
-            self.leave()
-            self._connection.body_received()
+        if self._expects:
+            start = self._start = len(self._opening)
+            if self._body[:start] != self._opening:
+                data = bytes(self._body[: self._filled])
+                self.leave()
+                self._connection.data_received(data)
+                return
+            self._expects = 0
+            assert self._head is not None
+            self._connection.next_began(self._head, self._body, start)
+        end = len(self._body) - SLACK_BYTES
+        if self._filled >= end:
+            after = bytes(self._body[end : self._filled])
+            self._expects = len(self._opening) + len(self._body) - self._start
+            self._body = NOTHING
+            self._connection.body_received(after)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell the connection."""
-        self._connection.connection_lost(error)
+        """Tell the connection, and let go of it: the transport holds on to us, and it to the transport."""
+        connection = self._connection
+        self._leave_room()
+        self._scratch = NOTHING
+        del self._connection, self._transport
+        connection.connection_lost(error)
 
     def eof_received(self) -> bool:
         """End with the client."""
-        return False
+        return self._connection.eof_received()
 
     def pause_writing(self) -> None:
         """Tell the connection, which may still be sending an answer."""

@@ -40,7 +40,8 @@ def decode(
 ) -> tuple[Call, Sequence[Payload], bytes]:
     """Return the call, its payloads and its id, as the first `json_bytes` of `body` declare them.
 
-    The body begins at `start`, so that the bytes before it need not be cut off. Payloads of a `memoryview`, and large ones, are views on `body`.
+    The body begins at `start`, so that the bytes before it need not be cut off. Payloads of a
+    `memoryview`, and large ones, are views on `body`.
 
     Raises
     ------

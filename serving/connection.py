@@ -12,25 +12,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from time import monotonic_ns
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from serving import http_answer as http
 from serving import resources
-from serving.answer import encode, frame
-from serving.body_receiver import BodyReceiver, ChunkedBody, may_be_skipped
+from serving.answer import frame
+from serving.body_receiver import SLACK_BYTES, BodyReceiver, ChunkedBody, may_be_skipped
 from serving.codec_binary import decode as decode_binary
 from serving.codec_binary import decode_raw
 from serving.codec_json import decode as decode_json
 from serving.content_coding import decompress
 from serving.errors import TurnoutError, Unavailable
-from serving.http_answer import CONTINUE, error_message, inference_message, known, message, too_long
 from serving.http_head import Head
 from serving.target import Resource
 from serving.wire import InferRequest, Results
 
 if TYPE_CHECKING:
     from serving.listen_http import Listener
-
-T = TypeVar("T")
 
 INFER = Resource.MODEL_INFER
 NOT_HTTP = b"\0"
@@ -47,9 +45,9 @@ class Connection(asyncio.Protocol):
     """One client. Also the `Reply` of the request under way. Its listener looks at how long things take."""
 
     __slots__ = (
-        "_body", "_busy", "_choked_ns", "_chunks", "_discard", "_ending", "_free", "_head", "_heads",
-        "_idle_ns", "_lingers_ns", "_listener", "_paused", "_receiver", "_request", "_seen", "_since_ns",
-        "_tail", "_usual", "_usual_bytes", "_usual_head", "served", "transport",
+        "_body", "_body_start", "_busy", "_choked_ns", "_chunks", "_discard", "_ending", "_head", "_heads",
+        "_idle_ns", "_lingers_ns", "_listener", "_paused", "_request", "_seen", "_since_ns", "_tail",
+        "_usual", "_usual_bytes", "_usual_head", "free", "receiver", "served", "transport",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -58,12 +56,13 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # Set once connected.
         self._head: Head | None = None
         self._request: InferRequest | None = None
-        self._free = True
+        self.free = True
         """Whether the next bytes begin a request that can be served at once."""
         self._busy = self._ending = self._paused = False
         self._tail = b""
         self._body: memoryview | None = None
-        self._receiver: BodyReceiver | None = None
+        self._body_start = 0
+        self.receiver: BodyReceiver | None = None
         self._chunks: ChunkedBody | None = None
         self._discard = 0
         self._choked_ns = self._lingers_ns = self._since_ns = 0
@@ -74,8 +73,6 @@ class Connection(asyncio.Protocol):
         """The head of the request before, and how long a request with that head is."""
         self._usual_head: Head = None  # type: ignore[assignment]  # Set with the other two.
 
-    # --- The transport's side.
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection, or turn it away if there are too many."""
         self.transport = transport  # type: ignore[assignment]
@@ -84,7 +81,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what was read: mostly one request, whose head was seen before."""
-        if self._free:
+        if self.free:
             # Clients repeat themselves: whoever sent this head before means the same by it.
             if not data.startswith(self._usual):
                 self._look_up(data)
@@ -93,7 +90,8 @@ class Connection(asyncio.Protocol):
                 self.served += 1
                 self._attempt(head, data, len(self._usual))
                 return
-        self._take(data)
+        if not self._lingers_ns:
+            self._parse(self._tail + data if self._tail else data)
 
     def _look_up(self, data: bytes) -> None:
         """Find the head that `data` begins with among those known, for this request and those like it."""
@@ -110,7 +108,8 @@ class Connection(asyncio.Protocol):
             self._request.dropped = True
             self._request = None
         self._ending = True
-        self._free = False
+        self.free = False
+        self.receiver = None
         self._drop_body(read=True)
         self._tail = b""
         self._listener.forget(self)
@@ -123,20 +122,12 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Stop taking requests from a client that does not read its answers."""
         self._choked_ns = monotonic_ns()
-        self._free = False
+        self.free = False
 
     def resume_writing(self) -> None:
         """Go on once it has read them."""
         self._choked_ns = 0
         self._go_on()
-
-    # --- Requests in.
-
-    def _take(self, data: bytes) -> None:
-        """Take any bytes in any state."""
-        if self._lingers_ns:
-            return
-        self._parse(self._tail + data if self._tail else data)
 
     def _keep(self, data: bytes) -> None:
         """Keep what cannot be served yet, and let the client's socket keep what is beyond that."""
@@ -183,7 +174,7 @@ class Connection(asyncio.Protocol):
             return
         self._keep(data)
         busy = self._busy or self._choked_ns or self._body is not None or self._chunks is not None
-        self._free = not (busy or self._tail or self._discard)
+        self.free = not (busy or self._tail or self._discard)
 
     def _begin_body(self, head: Head, data: bytes, end: int) -> bytes:
         """Take a large body, or prepare for one that is not all there; return what is not yet dealt with."""
@@ -193,11 +184,11 @@ class Connection(asyncio.Protocol):
             return self._refuse_body(head, head.problem, data[end:])
         try:
             if not gather and not head.chunked:
-                self._body = self._listener.bodies.take(head.content_length)
+                self._body = self._listener.bodies.take(head.content_length + SLACK_BYTES)
         except Unavailable as full:
             return self._refuse_body(head, full, data[end:])
         if head.expect_continue and len(data) == end:
-            self.transport.write(CONTINUE)
+            self.transport.write(http.CONTINUE)
         if head.chunked:
             self._chunks = ChunkedBody(self._listener.limits, self._listener.bodies)
             return data[end:]
@@ -205,11 +196,13 @@ class Connection(asyncio.Protocol):
             return data
         there = memoryview(data)[end : end + head.content_length]
         if len(there) == head.content_length:
-            self._body[:] = there
-            self._serve(head, self._body)
+            self._body[: head.content_length] = there
+            self._serve(head, self._body[: head.content_length])
             return data[end + head.content_length :]
         self._keep(b"")
-        self._receiver = BodyReceiver(self, self.transport, self._body, there)
+        self.receiver = self.receiver or BodyReceiver(self, self.transport, self._listener.bodies)
+        self.receiver.receive(head, data[:end], self._body, there)
+        self._body_start = 0
         return b""
 
     def _refuse_body(self, head: Head, error: TurnoutError, data: bytes) -> bytes:
@@ -220,13 +213,20 @@ class Connection(asyncio.Protocol):
         self._send_error(error, keep_alive=go_on)
         return data
 
-    def body_received(self) -> None:
-        """Go on when the buffer of a large body is full. Called by its receiver."""
+    def body_received(self, after: bytes) -> None:
+        """Go on when a large body is there, and perhaps some bytes `after` it. Called by its receiver."""
         assert self._head is not None
         assert self._body is not None
-        self._receiver = None
-        self._serve(self._head, self._body)
+        end = self._body_start + self._head.content_length
+        self._keep(after)
+        self._serve(self._head, self._body[:end], self._body_start)
         self._go_on()
+
+    def next_began(self, head: Head, whole: memoryview, start: int) -> None:
+        """Note that a request with a `head` seen before is arriving in `whole`, its body at `start`."""
+        self._head, self._body, self._body_start = head, whole, start
+        self.free = False
+        self._since_ns = monotonic_ns()
 
     def _parse_more_body(self, data: bytes) -> bytes:
         """Feed a chunked body, or drop one that was refused; return what comes after it."""
@@ -255,7 +255,7 @@ class Connection(asyncio.Protocol):
         self._body = self._listener.bodies.adopt(content)
         return self._body
 
-    def _serve(self, head: Head, body: bytes | memoryview) -> None:
+    def _serve(self, head: Head, body: bytes | memoryview, start: int = 0) -> None:
         """Answer the request whose head and body are complete, now or later."""
         self._since_ns = 0
         self.served += 1
@@ -263,16 +263,17 @@ class Connection(asyncio.Protocol):
             self._send_error(head.problem, keep_alive=head.keep_alive)
         elif head.coding and len(body) > INLINE_BYTES_MAX:
             self._busy = True
-            inflate = partial(decompress, body, head.coding, self._listener.limits)
-            self._listener.spawn(self._aside(inflate, partial(self._inflated, replace(head, coding=""))))
+            inflate = partial(decompress, body[start:], head.coding, self._listener.limits)
+            plain = replace(head, coding="")
+            self._listener.spawn(self._aside(inflate, lambda it: self._attempt(plain, self._hold(it))))
         else:
-            self._attempt(head, body)
+            self._attempt(head, body, start)
 
-    async def _aside(self, work: Callable[[], T], then: Callable[[T], None]) -> None:
+    async def _aside(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Have a thread do what would hold up the loop, and `then` go on with what it returns."""
         assert self._head is not None
         try:
-            made = await asyncio.get_running_loop().run_in_executor(None, work)
+            made = await asyncio.get_running_loop().run_in_executor(self._listener.threads, work)
             self._busy = False
             if not self.transport.is_closing():
                 then(made)
@@ -280,16 +281,11 @@ class Connection(asyncio.Protocol):
             self._send_error(error, keep_alive=self._head.keep_alive)
         self._go_on()
 
-    def _inflated(self, head: Head, plain: bytes) -> None:
-        """Go on as if the body had come like this."""
-        self._head = head
-        self._attempt(head, self._hold(plain))
-
     def _attempt(self, head: Head, body: bytes | memoryview, start: int = 0) -> None:
         """Handle a request whose body begins at `start`, and answer whatever goes wrong with it."""
         try:
             if head.coding:
-                body = self._hold(decompress(body, head.coding, self._listener.limits))
+                body, start = self._hold(decompress(body[start:], head.coding, self._listener.limits)), 0
             if head.target.resource is INFER:
                 self._infer(head, body, start)
             else:
@@ -313,14 +309,12 @@ class Connection(asyncio.Protocol):
         listener.gateway.infer(target.model, target.version, request, head.timeout_ns)
         self._request = request
         self._busy = True
-        self._free = False
+        self.free = False
 
     def _answer_plainly(self, head: Head, body: bytes) -> None:
         plain = resources.answer(self._listener.gateway, head.target, body)
         keep_alive = head.keep_alive and not self._listener.draining
-        self._send(message(plain.status, plain.body, head, keep_alive=keep_alive), keep_alive=keep_alive)
-
-    # --- Answers out: `Reply`.
+        self._send(http.message(plain.status, plain.body, head, keep_alive=keep_alive), keep_alive=keep_alive)
 
     def answer(self, request: InferRequest, results: Results, start: int, stop: int) -> None:
         """Send a request's part of `results`, and go on with the next request."""
@@ -330,15 +324,15 @@ class Connection(asyncio.Protocol):
             if self._head.usual and not self._listener.draining:  # type: ignore[union-attr]
                 data = frame(request, results, start, stop)
                 if len(data) > (bytes_max := self._listener.answer_bytes_max):
-                    raise too_long(len(data), bytes_max)
+                    raise http.too_long(len(data), bytes_max)
                 self.transport.write(data)
                 self._busy = False
             else:
                 self._answer_fully(request, results, start, stop)
         except Exception as error:  # noqa: BLE001 - it must not cost the others of the batch their answers.
-            raise known(error) from None
+            raise http.known(error) from None
         self._request = None
-        self._free = not self._busy
+        self.free = not self._busy
         if self._body is not None:
             self._drop_body(read=False)
         if self._tail or self._ending or self._choked_ns:
@@ -348,12 +342,10 @@ class Connection(asyncio.Protocol):
         """Send an answer that may be compressed, or is the connection's last."""
         head = self._head
         assert head is not None
-        encoded = encode(request, results, start, stop)
-        body_bytes = sum(map(len, encoded.parts))
-        if body_bytes > (bytes_max := self._listener.answer_bytes_max):
-            raise too_long(body_bytes, bytes_max)
+        bytes_max = self._listener.answer_bytes_max
+        encoded, body_bytes = http.encode_bounded(request, results, start, stop, bytes_max)
         keep_alive = head.keep_alive and not self._listener.draining
-        write = partial(inference_message, encoded, head, keep_alive=keep_alive)
+        write = partial(http.inference_message, encoded, head, keep_alive=keep_alive)
         if head.accept and body_bytes > INLINE_BYTES_MAX:
             self._listener.spawn(self._aside(write, partial(self._send, keep_alive=keep_alive)))
         else:
@@ -372,13 +364,13 @@ class Connection(asyncio.Protocol):
 
     def _send_error(self, error: Exception, *, keep_alive: bool) -> None:
         """Send an error; without `keep_alive`, end the connection once the client had time to read it."""
-        told = known(error)
+        told = http.known(error)
         self._listener.count(told)
         self._busy = False
         self._drop_body(read=False)
         if not self.transport.is_closing():
             keep_alive = keep_alive and not self._listener.draining
-            self._send(error_message(told, self._head, keep_alive=keep_alive), keep_alive=keep_alive)
+            self._send(http.error_message(told, self._head, keep_alive=keep_alive), keep_alive=keep_alive)
 
     def _send(self, data: bytes, *, keep_alive: bool) -> None:
         self.transport.write(data)
@@ -386,11 +378,9 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def _end(self) -> None:
-        """Close once all is sent. Input is read and dropped for a moment: closing a socket with unread
-        input resets the connection, and the client might never see the answer.
-        """
+        """Close once all is sent, and drop what is read until then: unread, it would undo the answer."""
         self._ending = True
-        self._free = False
+        self.free = False
         self._lingers_ns = monotonic_ns()
         self._keep(b"")
         if self.transport.can_write_eof():
@@ -400,9 +390,8 @@ class Connection(asyncio.Protocol):
 
     def _drop_body(self, *, read: bool) -> None:
         """Give up what there is of a body; a buffer that a run may still be `read`ing is not used again."""
-        if self._receiver is not None:
-            self._receiver.leave()
-            self._receiver = None
+        if self.receiver is not None and self.receiver.filling:
+            self.receiver.leave()
         if self._chunks is not None:
             self._chunks.end()
             self._chunks = None

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import shutil
 import signal
 import sys
@@ -56,6 +57,7 @@ class Gateway:
 
     def __init__(self, config: Config, folder: Path) -> None:
         from serving.local import Serving
+        from serving.peers import Peers
 
         _shut_side_door()
         self._drain_s_max = config.server.drain_s_max
@@ -64,7 +66,8 @@ class Gateway:
         self._thread.start()
         http, metrics = fetch(folder, "http"), fetch(folder, "metrics")
         handed_on = {"http": http.dup(), "metrics": metrics.dup()}
-        self._serving = Serving(config, http, metrics)
+        peers = Peers(folder, f"replica-{os.getpid()}-{secrets.token_hex(4)}")
+        self._serving = Serving(config, http, metrics, peers)
         self._on_loop(self._serving.start(), START_S_MAX)
         self._holder = Holder(folder, handed_on, f"replica-{os.getpid()}")
 

@@ -6,10 +6,11 @@ import logging
 
 import orjson
 
-from serving.answer import Encoded
+from serving.answer import Encoded, encode
 from serving.content_coding import compress, worth
 from serving.errors import HTTP_STATUS, Failed, Overloaded, TooLarge, TurnoutError, WrongMethod
 from serving.http_head import Head
+from serving.wire import InferRequest, Results
 
 log = logging.getLogger("turnout.http")
 
@@ -65,6 +66,17 @@ def status_of(error: TurnoutError) -> int:
     """Return the status of the nearest class that has one."""
     known = next((each for each in type(error).__mro__ if each in HTTP_STATUS), Failed)
     return HTTP_STATUS[known][0]
+
+
+def encode_bounded(
+    request: InferRequest, results: Results, start: int, stop: int, bytes_max: int
+) -> tuple[Encoded, int]:
+    """Return an answer's body and its size; `TooLarge` if that is more than `bytes_max`."""
+    encoded = encode(request, results, start, stop)
+    body_bytes = sum(map(len, encoded.parts))
+    if body_bytes > bytes_max:
+        raise too_long(body_bytes, bytes_max)
+    return encoded, body_bytes
 
 
 def inference_message(encoded: Encoded, head: Head, *, keep_alive: bool) -> bytes:

@@ -198,7 +198,8 @@ class Lane:
                 track.stop = Stop()
                 batch.outputs = self._session.run(feeds, track.stop)
         except TurnoutError as error:
-            batch.error = error
+            # Its traceback would hold the batch, and the batch holds it.
+            batch.error = error.with_traceback(None)
         except Exception as error:  # A fault of ours must not leave callers waiting for ever.
             log.exception("version=%s event=run_broke", self._spec)
             batch.error = Failed(f"the run broke off: {type(error).__name__}")
@@ -245,6 +246,7 @@ class Lane:
         while (batch := track.jobs.get()) is not None:
             self._run(track, batch)
             self._loop.call_soon_threadsafe(self._done, track, batch)
+            del batch  # Its tensors are not to wait here for the next one.
 
     def _done(self, track: Track, batch: Batch) -> None:
         track.batch = None

@@ -18,10 +18,10 @@ from serving.wire import Call, InferRequest, Payload, TensorIn, TensorSpec
 class Layout:
     """What a run of such requests looks like.
 
-    `key` is equal for requests that may share a run, and None for one that must run alone.
-    `payloads` says where the payload of each input stands in a request, and `in_order` that they stand
-    as the model has them. `rows` is this request's part of the batch; 0 where there is none. `wanted` are the indices of
-    the model's outputs to answer with.
+    `key` is equal for requests that may share a run, and None for one that must run alone. `payloads`
+    says where the payload of each input stands in a request, and `in_order` that they stand as the
+    model has them. `rows` is this request's part of the batch; 0 where there is none. `wanted` are the
+    indices of the model's outputs to answer with.
     """
 
     names: tuple[str, ...]

@@ -8,6 +8,7 @@ import socket
 import ssl
 import weakref
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic_ns
 
 import numpy as np
@@ -32,6 +33,8 @@ TAIL_BYTES_MAX = 64 * 1024
 """What is read ahead of requests that cannot be served yet, where heads are not longer than usual."""
 REFUSED_MAX = 256
 """How many clients beyond `connections_max` are told so at a time; further ones are just cut off."""
+THREADS_MAX = 2
+"""How many bodies are inflated or compressed at once; each may take a few times its size, and a core."""
 LOOK_S = 1.0
 LINGER_NS = 2_000_000_000
 """How long a refused client may go on sending before it is cut off, so that it can read why."""
@@ -116,6 +119,7 @@ class Listener:
         """Heads of which all that follows is a small body of known length, ready to be handled as it is."""
         self._heads_of_large: Memo[bytes, Head] = Memo(HEADS_MAX // 4, HEAD_BYTES_MAX)
         self.bodies = Bodies(self.limits.bodies_bytes_max)
+        self.threads = ThreadPoolExecutor(THREADS_MAX, "turnout-coding")
         self.draining = False
         self.answer_bytes_max = self.limits.answer_bytes_max
         self.tail_bytes_max = max(TAIL_BYTES_MAX, 2 * self.limits.head_bytes_max)
@@ -199,6 +203,7 @@ class Listener:
         until_ns = monotonic_ns() + int(s_max * 1e9)
         while self._connections and monotonic_ns() < until_ns:
             await asyncio.sleep(0.02)
+        self.threads.shutdown(wait=False, cancel_futures=True)
         if self._looking is not None:
             self._looking.cancel()
         for connection in list(self._connections):

@@ -116,6 +116,7 @@ def prepare(
     TurnoutError, NoDevice, OSError, ValueError
         If the version cannot be served as configured.
     """
+    give_back()
     began_s, began_bytes = perf_counter(), resident_bytes()
     onnx_session = _open(artifact, config, settings)
     inputs, outputs = signature(onnx_session)

@@ -18,6 +18,7 @@ from serving.config import Config, ConfigError
 from serving.gateway import Gateway
 from serving.listen_http import Listener
 from serving.metrics import Reading, ServerReading, VersionReading, registry
+from serving.peers import Peers
 from serving.sockets import bound_at, listen
 
 log = logging.getLogger("turnout")
@@ -25,16 +26,25 @@ log = logging.getLogger("turnout")
 SWITCH_INTERVAL_S = 0.001
 """How long a thread may keep the interpreter: a model's thread that is done should not wait 5 ms for it."""
 
-GARBAGE_THRESHOLDS = (50_000, 20, 50)
+GARBAGE_THRESHOLDS = (10_000, 20, 50)
 
 
 class Serving:
-    """A gateway, its HTTP listener and its metrics, on sockets that are bound and listen already."""
+    """A gateway, its HTTP listener and its metrics, on sockets that are bound and listen already.
 
-    def __init__(self, config: Config, http: socket.socket, metrics: socket.socket) -> None:
+    Parameters
+    ----------
+    peers : Peers, optional
+        The other replicas behind the same sockets, whose counts the metrics then include.
+    """
+
+    def __init__(
+        self, config: Config, http: socket.socket, metrics: socket.socket, peers: Peers | None = None
+    ) -> None:
         self._config = config
         self._http = http
         self._metrics_socket = metrics
+        self._peers = peers
         self._metrics: listen_metrics.Server | None = None
         self._gateway: Gateway | None = None
         self._listener: Listener | None = None
@@ -55,7 +65,11 @@ class Serving:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         tls = tls_context(self._config)
         self._gateway = Gateway(self._config)
-        self._metrics = listen_metrics.serve(self._metrics_socket, registry(self.read))
+        total = self.read
+        if self._peers is not None:
+            self._peers.open(self.read)
+            total = self._peers.total
+        self._metrics = listen_metrics.serve(self._metrics_socket, registry(total))
         await self._gateway.start()
         settle_garbage()
         self._listener = Listener(self._gateway)
@@ -71,9 +85,11 @@ class Serving:
             await self._gateway.close()
         if self._metrics is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._metrics.close)
+        if self._peers is not None:  # Now that nothing more will be counted.
+            await asyncio.get_running_loop().run_in_executor(None, self._peers.leave)
 
     def read(self) -> Reading:
-        """Return what the metrics show. Any thread may call it."""
+        """Return what there is to say of this process alone. Any thread may call it."""
         server = ServerReading()
         if self._listener is not None:
             listener = self._listener

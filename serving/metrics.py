@@ -46,6 +46,11 @@ class VersionReading:
     """By device, such as cpu or cuda:0."""
     load_s: float = 0.0
 
+    @property
+    def loaded(self) -> bool:
+        """Whether a replica that answers holds the version; else only what was counted is left of it."""
+        return bool(self.memory_bytes)
+
     def __add__(self, other: VersionReading) -> VersionReading:
         return VersionReading(
             self.counts + other.counts,
@@ -306,7 +311,8 @@ class Table(Collector):
             family = each.new()
             if each.labels:
                 for key, version in reading.versions.items():
-                    each.add(family, key, version)
+                    if version.loaded or each.kind is not Kind.GAUGE:
+                        each.add(family, key, version)
             else:
                 each.add(family, (), reading.server)
             yield family

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-
-from tests.running import Running
 
 
 class Answer(NamedTuple):
@@ -46,15 +47,22 @@ class Answer(NamedTuple):
         return self.body[int(self.headers["inference-header-content-length"]) :]
 
 
+class Connects(Protocol):
+    """Whatever a client can be connected to."""
+
+    def connect(self, timeout_s: float = 10.0) -> socket.socket:
+        """Open a plain connection."""
+
+
 class Client:
     """A connection that keeps what it read too much of for the next answer."""
 
-    def __init__(self, gateway: Running, timeout_s: float = 10.0) -> None:
+    def __init__(self, gateway: Connects, timeout_s: float = 10.0) -> None:
         self.socket = gateway.connect(timeout_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.read = b""
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -168,3 +176,10 @@ def eventually(holds: Callable[[], bool], s_max: float = 5.0) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def give_back_memory() -> None:
+    """Return what large bodies took to the system, since other tests measure this process."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)

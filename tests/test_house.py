@@ -38,6 +38,8 @@ MACHINE_PATHS = ["/" + "root/", "/" + "home/", "/" + "work/", "/" + "Users/", "/
 
 def test_the_import_contracts_are_kept(root, monkeypatch, capsys):
     monkeypatch.chdir(root)
+    # It would silence every logger there is, for all tests that come after.
+    monkeypatch.setattr("importlinter.cli._configure_logging", lambda _verbose: None)
     status = lint_imports(config_filename="pyproject.toml", no_cache=True)
     assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
 

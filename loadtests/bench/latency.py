@@ -6,8 +6,9 @@ import asyncio
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import uvloop
 
@@ -15,18 +16,16 @@ from loadtests.bench import client, models, traffic
 from loadtests.bench.client import Sample, percentile
 from loadtests.bench.errors import BenchError
 from loadtests.bench.readings import limit
-from loadtests.bench.rows import Better, Goal, Row, or_reason
+from loadtests.bench.rows import Better, Goal, Row, or_reason, ratio
 from loadtests.bench.traffic import Encoding, Traffic
 from loadtests.bench.turnout import Bench, Setup
 
 HEAVY = "Heavy"
-HEAVY_VERSIONS = (2, 3, 4)
-"""Loaded one after the other, for enough requests during loads to take a percentile of."""
+HEAVY_VERSIONS = (2, 3, 4, 5, 6)
+"""Loaded one after the other, each compared with the quiet span before it."""
 LOAD_S_MAX = 60.0
 S_PER_S = 2000.0
 """What an asyncio client sends evenly; half of what the server does would be beyond it."""
-BEFORE_TIMES = 3
-"""The span before takes so many times the seconds of a measurement."""
 SETTLE_S = 1.0
 
 
@@ -68,36 +67,39 @@ def _loading(bench: Bench, model: str, name: str, goal: Goal) -> Iterator[Row]:
     # A store that knew the versions already would have nothing to admit.
     shutil.rmtree(bench.folder / "run" / setup.state, ignore_errors=True)
     with bench.turnout(f"loading-{model}", setup) as running:
-        before_s = bench.seconds * BEFORE_TIMES
-        watched = uvloop.run(watch(running.port, requests, per_s, before_s, repository, spare))
+        watched = uvloop.run(watch(running.port, requests, per_s, float(bench.seconds), repository, spare))
     yield from watched.rows(model, name, goal)
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """Requests at a steady rate, and when what was loaded. Times are on one clock, in seconds."""
+    """Requests at a steady rate, and when what was loaded. Times are on one clock, in seconds.
+
+    Of each load, `quiet` has the span before it, and `loads` its own.
+    """
 
     samples: Sequence[Sample]
-    before: tuple[float, float]
+    quiet: Sequence[tuple[float, float]]
     loads: Sequence[tuple[float, float]]
 
-    def took_s(self, spans: Sequence[tuple[float, float]]) -> list[float]:
-        """Return how long those requests took that were due in one of the `spans`."""
-        return [s.took_s for s in self.samples if any(start <= s.due_s < end for start, end in spans)]
+    def took_s(self, span: tuple[float, float]) -> list[float]:
+        """Return how long those requests took that were due in `span`."""
+        return [sample.took_s for sample in self.samples if span[0] <= sample.due_s < span[1]]
+
+    def percentiles_s(self, spans: Sequence[tuple[float, float]], percent: float) -> list[float]:
+        """Return the percentile in each span."""
+        return [percentile(self.took_s(span), percent) for span in spans]
 
     def rows(self, model: str, name: str, goal: Goal) -> Iterator[Row]:
-        """Give the percentiles of before and during, and the ratio of the p99s."""
-        tails = []
-        for label, spans in (("before", [self.before]), ("during", self.loads)):
-            took = self.took_s(spans)
-            p50, p99 = percentile(took, 50), percentile(took, 99)
-            tails.append(p99)
-            row_name = f"local/{model}-{label}-loading"
-            note = f"{len(took)} requests"
+        """Give the medians over the spans of before and during, and of the ratios of the pairs."""
+        for label, spans in (("before", self.quiet), ("during", self.loads)):
+            p50, p99 = (median(self.percentiles_s(spans, percent)) for percent in (50, 99))
+            row_name, note = f"local/{model}-{label}-loading", f"{len(spans)} spans"
             yield Row(row_name, p99 * 1e3, "ms p99", p50_us=p50 * 1e6, p99_us=p99 * 1e6, note=note)
         mean_s = sum(end - start for start, end in self.loads) / len(self.loads)
         note = f"a load takes {mean_s:.1f} s; everything is on one core"
-        yield Row(name, tails[1] / tails[0], "ratio", goal, f"local/{model}-before-loading", note=note)
+        during, before = (self.percentiles_s(spans, 99) for spans in (self.loads, self.quiet))
+        yield replace(ratio(name, during, before, f"local/{model}-before-loading", goal), note=note)
 
 
 def lay_out(folder: Path, model: str) -> tuple[Path, Path]:
@@ -112,29 +114,28 @@ def lay_out(folder: Path, model: str) -> tuple[Path, Path]:
 
 
 async def watch(
-    port: int, requests: Sequence[bytes], per_s: float, before_s: float, repository: Path, spare: Path
+    port: int, requests: Sequence[bytes], per_s: float, quiet_s: float, repository: Path, spare: Path
 ) -> Watched:
-    """Ask at `per_s` throughout; after `before_s` put one version after the other into the repository."""
-    stop, loads = asyncio.Event(), []
+    """Ask at `per_s` throughout; put one version after the other into the repository, `quiet_s` apart."""
+    stop, quiet, loads = asyncio.Event(), [], []
     asking = asyncio.create_task(client.steady(port, requests, per_s, stop))
     try:
-        await asyncio.sleep(SETTLE_S)
-        start_s = time.perf_counter()
-        await asyncio.sleep(before_s)
-        before = (start_s, time.perf_counter())
         for version in HEAVY_VERSIONS:
             # The copy holds this loop up; what it delayed is answered before the load begins. The rename
             # then shows the server a whole version at once.
             shutil.copytree(spare / HEAVY / str(version), repository / f".{version}")
             await asyncio.sleep(SETTLE_S)
+            start_s = time.perf_counter()
+            await asyncio.sleep(quiet_s)
             put_s = time.perf_counter()
             (repository / f".{version}").rename(repository / HEAVY / str(version))
             await until_ready(port, version, asking)
+            quiet.append((start_s, put_s))
             loads.append((put_s, time.perf_counter()))
     finally:
         stop.set()
         samples = await asking
-    return Watched(samples, before, loads)
+    return Watched(samples, quiet, loads)
 
 
 async def until_ready(port: int, version: int, asking: asyncio.Task[list[Sample]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import os
 import random
 import re
 import socket
@@ -17,7 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import psutil
@@ -43,6 +44,8 @@ ECHO = "POST /v2/models/echo/infer"
 GROWTH_BYTES_MAX = 64 << 20
 WORST_S_MAX = 2.0
 """For a good client, beside an attack, on two cores that have the attacker and others to run as well."""
+PROMPT = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "2"}
+"""Has malloc give back what is freed, so that what is resident is what is held."""
 LEAKS = re.compile(
     r"Traceback|site-packages|\.pyx?\b|\.so\b|\.cc\b|serving\.|0x[0-9a-f]{6}|/(?:usr|tmp|var|etc|home|root)/"
 )
@@ -60,12 +63,15 @@ class Served:
             '[server]\nhttp = "127.0.0.1:0"\nmetrics = "127.0.0.1:0"\ndrain_s_max = 2\n'
             f'[repository]\npath = "{folder / "models"}"\nstate = "{folder / "state"}"\n'
             f"[limits]\nbody_bytes_max = {16 << 20}\nbodies_bytes_max = {128 << 20}\n"
-            "receive_s_max = 2.0\nsend_s_max = 2.0\n"
+            "receive_s_max = 1.0\nsend_s_max = 1.0\n"
         )
         command = [sys.executable, "-m", "serving.cli", "serve", "--local", "--config", str(config)]
         self.log = folder / "log"
         with self.log.open("wb") as log:
-            self.process = psutil.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
+            here = Path(__file__).parents[2]
+            self.process = psutil.Popen(
+                command, stdout=log, stderr=log, cwd=here, env={**os.environ, **PROMPT}
+            )
         assert eventually(
             lambda: "turnout: ready" in self.log.read_text() or not self.process.is_running(), 60
         )
@@ -144,7 +150,7 @@ class Good:
         except (OSError, AssertionError) as error:
             self.wrong.append(error)
 
-    def __enter__(self) -> Good:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -203,27 +209,28 @@ def test_five_hundred_idle_connections_cost_the_others_nothing(served, good):
         assert not good.wrong
 
 
-@pytest.mark.parametrize(
-    ("head", "piece"),
-    [
-        (b"GET /v2 HTTP/1.1\r\nHost: x\r\n", b"X: y\r\n"),
-        (request(ECHO, "Content-Length: 9000"), b"x"),
-        (request(ECHO, "Content-Length: 100000"), b"x"),
-        (request(ECHO, "Transfer-Encoding: chunked"), b"1\r\nx\r\n"),
-    ],
-    ids=["heads", "bodies", "large bodies", "chunks"],
-)
-def test_slow_requests_are_cut_off_though_they_trickle(served, good, head, piece):
-    with crowd(served, 100) as clients:
-        for client in clients:
+SLOW = [
+    (b"GET /v2 HTTP/1.1\r\nHost: x\r\n", b"X: y\r\n"),
+    (request(ECHO, "Content-Length: 9000"), b"x"),
+    (request(ECHO, "Content-Length: 100000"), b"x"),
+    (request(ECHO, "Transfer-Encoding: chunked"), b"1\r\nx\r\n"),
+]
+"""What is slowly sent, and a little more of it: a head, a body, one that gets a buffer, chunks."""
+
+
+def test_slow_requests_are_cut_off_though_they_trickle(served, good):
+    with crowd(served, 200) as clients:
+        pieces = {}
+        for index, client in enumerate(clients):
+            head, pieces[client] = SLOW[index % len(SLOW)]
             client.send(head)
         until_s = time.monotonic() + 8
         alive = clients
         while alive and time.monotonic() < until_s:
-            time.sleep(0.2)
-            alive = [client for client in alive if drip(client, piece)]
+            time.sleep(0.1)
+            alive = [client for client in alive if drip(client, pieces[client])]
         assert not alive
-        assert sum(client.answer().status == 408 for client in clients[:10]) >= 9
+        assert sum(client.answer().status == 408 for client in clients[:20]) >= 18
 
 
 def test_clients_that_never_read_are_cut_off(served, good):
@@ -233,7 +240,7 @@ def test_clients_that_never_read_are_cut_off(served, good):
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.socket.settimeout(0.02)
         before = served.resident_bytes()
-        until_s = time.monotonic() + 2
+        until_s = time.monotonic() + 1
         while time.monotonic() < until_s:
             for client in clients:
                 drip(client, data)
@@ -402,7 +409,7 @@ def answers_of(served: Served, data: bytes) -> list[tuple[int, bytes]]:
         head, ended, rest = rest.partition(b"\r\n\r\n")
         assert ended, head
         status = int(head.split(b" ")[1])
-        length = re.search(rb"content-length: (\d+)", head)
+        length = re.search(rb"\r\ncontent-length: (\d+)", head)
         size = int(length[1]) if length and not data.startswith(b"HEAD") else 0
         found.append((status, rest[:size]))
         assert len(rest) >= size, (head, rest)
@@ -422,7 +429,7 @@ def test_no_damaged_request_is_a_500_or_shows_the_inside(served, good, damage):
             if status >= 400:
                 assert list(json.loads(body)) == ["error"], data
                 assert not LEAKS.search(body.decode()), (body, data)
-    assert statuses.get(400, 0) > 50 and len(statuses) >= 3, statuses
+    assert statuses.get(400, 0) > 50 and statuses.get(200, 0) > 5, statuses
 
 
 def test_an_array_of_anything_is_refused_or_served(served, good):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import select
 import signal
 import socket
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -118,7 +120,7 @@ def _ask(line: http.client.HTTPConnection, row: list[float]) -> bool:
 def test_the_command_is_ready_with_its_models(served: Served) -> None:
     assert served.ready_s < READY_S_MAX
     assert len(served.replicas()) == 1
-    _wait(lambda: f"ready on Ray at http://127.0.0.1:{served.http}," in served.log)
+    _wait(lambda: f"turnout: ready, HTTP on 127.0.0.1:{served.http}," in served.log)
 
 
 def test_an_unmodified_tritonclient_infers(served: Served) -> None:
@@ -199,6 +201,32 @@ def test_a_rolling_restart_fails_no_request(served: Served) -> None:
     assert old.pid not in [each.pid for each in served.replicas()]
     # A new replica is warm before the old one drains: nobody waits while a process starts.
     assert load.slowest_s < took_s / 2
+
+
+def test_counts_are_the_node_s_and_survive_a_rolling_restart(served: Served) -> None:
+    before = _successes(served)
+    with Load(served.http) as load:
+        seen = [before]
+        [old] = served.replicas()
+        with ThreadPoolExecutor(1) as beside:
+            replacing = beside.submit(served.replace_replicas)
+            while not replacing.done() or old.is_running():
+                seen.append(_successes(served))
+                time.sleep(0.05)
+            replacing.result()
+        there = load.answered
+        _wait(lambda: load.answered > there + 50)
+    assert load.failures == []
+    assert _successes(served) - before == load.answered
+    assert seen == sorted(seen), "no scrape showed less than the one before it"
+    assert old.pid not in [each.pid for each in served.replicas()]
+
+
+def _successes(served: Served) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{served.metrics}/metrics", timeout=10) as got:
+        text = got.read().decode()
+    counts = re.findall(r"^nv_inference_request_success\{.*\} (.*)$", text, re.MULTILINE)
+    return sum(int(float(count)) for count in counts)
 
 
 def test_a_second_gateway_on_the_same_port_says_so_at_once(served: Served) -> None:

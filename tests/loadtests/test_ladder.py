@@ -250,13 +250,18 @@ def test_there_is_no_percentile_of_nothing():
         percentile([], 99)
 
 
-def test_loading_compares_the_requests_that_were_due_in_each_span():
-    quick = [Sample(due, 0.002) for due in (1.0, 1.5, 3.9)]
-    slow = [Sample(due, 0.006) for due in (2.0, 5.5)]
-    watched = Watched([*quick, *slow], before=(1.0, 2.0), loads=[(2.0, 3.0), (5.0, 6.0)])
+def test_loading_compares_each_load_with_the_quiet_before_it():
+    """One bad second of the machine, before or during, moves one ratio of several."""
+    took_s = {1.0: 0.002, 1.5: 0.002, 2.0: 0.006, 3.9: 9.0, 4.0: 0.001, 5.0: 0.002, 7.0: 8.0, 8.0: 0.001}
+    watched = Watched(
+        [Sample(due, took) for due, took in took_s.items()],
+        quiet=[(1.0, 2.0), (4.0, 5.0), (7.0, 8.0)],
+        loads=[(2.0, 3.0), (5.0, 6.0), (8.0, 9.0)],
+    )
     before, during, row = watched.rows("S", "ratio", Goal(1.2, Better.LOWER))
-    assert (before.value, during.value) == (pytest.approx(2.0), pytest.approx(6.0))
-    assert row.value == pytest.approx(3.0)
+    assert (before.value, during.value) == (pytest.approx(2.0), pytest.approx(2.0))
+    assert row.runs == (pytest.approx(3.0), pytest.approx(2.0), pytest.approx(1 / 8000))
+    assert row.value == pytest.approx(2.0)
     assert row.missed
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import gzip
+import itertools
 import json
 import time
 import zlib
@@ -14,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.body_receiver import SKIPPED_BYTES_MAX
-from serving.connection import GATHER_BYTES_MAX, INLINE_BYTES_MAX, REQUESTS_MAX
+from serving.connection import GATHER_BYTES_MAX, INLINE_BYTES_MAX
 from tests import models
 from tests.running import Running
 from tests.talking import (
@@ -24,6 +27,7 @@ from tests.talking import (
     chunked,
     document,
     eventually,
+    give_back_memory,
     in_binary,
     in_json,
     request,
@@ -43,7 +47,8 @@ def folder(tmp_path_factory):
     models.place(folder / "models", "echo", 1, models.identity("FP32"))
     models.place(folder / "models", "mlp", 1, models.mlp())
     models.place(folder / "models", "spin", 1, models.spinning())
-    return folder
+    yield folder
+    give_back_memory()
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +147,7 @@ def test_any_split_of_a_stream_of_requests_gives_the_same_answers(gateway, alone
     requests, _ = mixed()
     stream = b"".join(requests)
     edges = [0, *sorted(cut % len(stream) for cut in cuts), len(stream)]
-    pieces = [stream[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    pieces = [stream[start:stop] for start, stop in itertools.pairwise(edges)]
     with Client(gateway) as client:
         client.send(*pieces, pause_s=0.001 if pause else 0.0)
         assert [client.answer() for _ in requests] == alone
@@ -159,14 +164,12 @@ def test_a_byte_at_a_time_is_enough(client, alone):
 def test_a_client_that_pipelines_does_not_hold_up_the_others(gateway):
     flood = LIVE * 20_000
     with Client(gateway) as many, Client(gateway) as one:
-        many.socket.settimeout(0.5)
         many.socket.setblocking(False)
         many.socket.send(flood)
         began_s = time.monotonic()
         for _ in range(20):
             assert one.ask(LIVE).status == 200
         assert time.monotonic() - began_s < 2
-    assert REQUESTS_MAX <= 256
 
 
 def test_pipelined_requests_wait_in_the_socket_and_not_in_memory(threaded):
@@ -175,11 +178,9 @@ def test_pipelined_requests_wait_in_the_socket_and_not_in_memory(threaded):
         client.socket.settimeout(1.0)
         data = in_binary("echo", rows(1, 4)) * 20_000
         sent = 0
-        try:
+        with contextlib.suppress(TimeoutError):
             while sent < len(data):
                 sent += client.socket.send(data[sent : sent + 65536])
-        except TimeoutError:
-            pass
         (connection,) = threaded.listener._connections
         assert len(connection._tail) <= threaded.listener.tail_bytes_max + 256 * 1024
     assert at_rest(threaded)
@@ -435,10 +436,8 @@ def exchange_both_ways(client: Client, data: bytes) -> tuple[Answer, bytes]:
     """Send while reading one answer, as a client must who sends more than sockets hold."""
     until_s = time.monotonic() + 10
     while time.monotonic() < until_s:
-        try:
+        with contextlib.suppress(BlockingIOError):
             data = data[client.socket.send(data[: 1 << 18]) :] if data else data
-        except BlockingIOError:
-            pass
         try:
             client.read += client.socket.recv(1 << 20)
         except BlockingIOError:
@@ -484,24 +483,15 @@ def test_an_id_in_the_header_is_the_answers_unless_the_request_has_its_own(clien
 
 
 def test_a_client_that_closes_its_half_is_answered_what_needs_no_waiting(client):
-    client.send(in_json("echo", rows(1, 2)))
+    client.send(LIVE + request("GET /v2/models/echo"))
     client.socket.shutdown(1)
-    assert np.array_equal(echoed(client.answer()), rows(1, 2))
+    assert client.answer().status == 200
+    assert client.answer().json["name"] == "echo"
     assert client.is_ended()
-
-
-def spin(seconds: float) -> bytes:
-    """Return a request that runs about so long."""
-    return in_binary("spin", np.full((1, 4), seconds * 1e6, np.float32))
 
 
 def spin_lane(gateway: Running):
     return gateway.gateway.shelf.loaded.servables["spin"]["1"].lane
-
-
-def canceled(gateway: Running) -> int:
-    ledger = gateway.gateway.shelf.loaded.servables["spin"]["1"].ledger
-    return {str(reason): count for reason, count in ledger.snapshot().failures.items()}["CANCELED"]
 
 
 @pytest.mark.parametrize("leave", ["close", "half", "reset"])
@@ -564,8 +554,20 @@ def test_a_large_body_that_waits_in_a_queue_counts_until_it_does_not(threaded):
     assert at_rest(threaded)
 
 
+def test_a_connection_that_goes_on_keeps_nothing_of_a_body_that_failed(threaded):
+    """The transport remembers its last buffered protocol, and so did it the body."""
+    with Client(threaded) as client:
+        endless = np.full((60_000, 4), 1e18, np.float32)
+        assert client.ask(in_binary("spin", endless, "X-Request-Timeout-Seconds: 0.2")).status == 504
+        assert (
+            client.ask(in_binary("spin", rows(1, 4))).status == 200
+        )  # The thread knows its last batch until then.
+        gc.collect()
+        assert eventually(lambda: threaded.listener.bodies.bytes_now == 0)
+
+
 def test_an_answer_that_cannot_be_written_is_the_only_one_that_fails(gateway, monkeypatch):
-    def broken(*_args):
+    def broken(*_args: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("serving.connection.frame", broken)

@@ -48,7 +48,6 @@ def folder(tmp_path_factory):
         models.place(place, f"echo-{datatype}", 1, models.identity(datatype))
     models.place(place, "mlp", 1, models.mlp())
     models.place(place, "reshape", 1, failing())
-    models.place(place, "spin", 1, models.spinning())
     (place / "corrupt" / "1").mkdir(parents=True)
     (place / "corrupt" / "1" / "model.onnx").write_bytes(b"not a model at all")
     return folder
