@@ -53,11 +53,14 @@ def decode(
         If it asks for shared memory.
     """
     stop = start + json_bytes
-    text, at, end = body, start, stop
+    text = body
     if type(text) is not bytes:
-        text, at, end = bytes(body[start:stop]), 0, json_bytes
-    id_, rest = split_id(text, at)
+        text, start = bytes(body[start:stop]), 0
+    id_, rest = b"", start
+    if text.startswith(b'{"id"', start):  # Looking is cheaper than a call for those without.
+        id_, rest = split_id(text, start)
     key, plan = _recent
+    end = start + json_bytes
     # The same JSON as the request before, whoever sent that: comparing costs less than hashing.
     if end - rest != len(key) or not text.startswith(key, rest):
         plan = _look_up(text[rest:end])
@@ -67,7 +70,7 @@ def decode(
             if single and tensors_bytes <= COPY_BYTES_MAX:
                 return call, (body[stop:],), id_
             return call, _cut(body, stop, call, sizes_bytes), id_
-    return _decode(body[start:], json_bytes, limits, id_, text[rest:end])
+    return _decode(body[stop - json_bytes :], json_bytes, limits, id_, text[rest:end])
 
 
 _recent: tuple[bytes, Plan | None] = (b"", None)

@@ -46,12 +46,11 @@ def split_id(text: bytes, start: int = 0) -> tuple[bytes, int]:
     says that it cannot be. Whoever looks up must have stored only rests for which `head_of` returned a
     document.
     """
-    if text.startswith(b'{"id":"', start):
-        begin = start + 7
-    elif text.startswith(b'{"id": "', start):
-        begin = start + 8
-    else:
-        return b"", start
+    begin = start + 7
+    if text[start:begin] != b'{"id":"':
+        begin += 1
+        if text[start:begin] != b'{"id": "':
+            return b"", start
     end = text.find(b'"', begin)
     id_ = text[begin:end]
     if end < 0 or id_.translate(None, _PLAIN):
