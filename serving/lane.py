@@ -113,10 +113,22 @@ class Lane:
         """Let a tick's requests wait their turn."""
         for request in arrived:
             try:
-                self.waiting.offer(request)
+                self._offer(request)
             except Overloaded as full:
                 self._reject(request, full, Cause.QUEUE_FULL)
         self.pump()
+
+    def _offer(self, request: InferRequest) -> None:
+        """Queue a request; where there is no room, in the place of one whose client is gone."""
+        try:
+            self.waiting.offer(request)
+        except Overloaded:
+            gone = self.waiting.purge()
+            for each in gone:
+                self._give_up(each)
+            if not gone:
+                raise
+            self.waiting.offer(request)
 
     def _run_tick(self, arrived: list[InferRequest]) -> None:
         """Run a tick's requests on the loop, those that fit each other together."""

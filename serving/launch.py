@@ -174,6 +174,8 @@ def environment(config: Config, folder: Path) -> dict[str, str]:
         **replica_environment(),
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's workers begin at 15, behind all else on the machine; loading could not yield to serving.
+        "RAY_worker_niceness": "0",
     }
     if config.ray.address == "auto":
         return settings

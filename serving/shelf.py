@@ -15,6 +15,7 @@ from typing import TypeVar
 from router.table import Route, RoutingTable, newest_first, pick
 from serving import admit, loader, pbtxt, repository
 from serving.aside import aside
+from serving.calls import weight_bytes
 from serving.config import Config
 from serving.device import NoDevice
 from serving.errors import TurnoutError
@@ -36,6 +37,10 @@ log = logging.getLogger("turnout.shelf")
 T = TypeVar("T")
 
 LAYOUTS_MAX = 4096
+LAYOUT_BYTES_MAX = 16 * 1024
+"""Calls up to this weight are remembered."""
+LEDGER_ROWS_MAX = 256
+"""Batches of up to this many rows are told apart in the counts."""
 UNLOADED = "unloaded"
 
 
@@ -76,7 +81,8 @@ class Servable:
             found = bind(self.spec, call)
             if len(self.layouts) >= LAYOUTS_MAX:
                 self.layouts.clear()
-            self.layouts[call] = found
+            if weight_bytes(call) <= LAYOUT_BYTES_MAX:  # Parameters are as large as a client likes.
+                self.layouts[call] = found
         return found
 
 
@@ -292,7 +298,7 @@ class Shelf:
             await self._in_loader(loader.give_back)
             return
         before = self.loaded.servables.get(plan.model, {}).get(version)
-        servable = self._servable(prepared)
+        servable = self._servable(prepared, before)
         self._publish(plan.model, version, servable)
         self._note(plan.model, version, State.READY, plan.kept.get(version, ""))
         log.info("version=%s event=ready %s inline=%s", prepared.spec, prepared, servable.lane.inline)
@@ -306,10 +312,11 @@ class Shelf:
             self._lose(plan, artifact, _words(error) or "it needs more memory than there is")
             return None
 
-    def _servable(self, prepared: Prepared) -> Servable:
+    def _servable(self, prepared: Prepared, before: Servable | None) -> Servable:
         settings = self.config
         spec = prepared.spec
-        ledger = Ledger(spec.rows_max)
+        # What a version has done stays counted when it is loaded again with another configuration.
+        ledger = before.ledger if before is not None else Ledger(LEDGER_ROWS_MAX)
         inline = prepared.inline(settings.engine.inline_us_max)
         lane = Lane(
             self._loop,

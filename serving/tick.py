@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic_ns
 from typing import Protocol
 
@@ -34,8 +34,9 @@ class Tick:
     client, whose ticks hold one request, neither waits nor keeps the loop awake.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, now_ns: Callable[[], int] = monotonic_ns) -> None:
         self._loop = loop
+        self._now_ns = now_ns
         self._lanes: list[Flushes] = []
         self._seen = 0
         self._looks = 0
@@ -62,9 +63,9 @@ class Tick:
         for lane in lanes:
             lane.flush()
         if count > 1 and not self._lanes:
-            self._awake_until_ns = monotonic_ns() + LINGER_NS
+            self._awake_until_ns = self._now_ns() + LINGER_NS
             self._loop.call_soon(self._linger)
 
     def _linger(self) -> None:
-        if not self._lanes and monotonic_ns() < self._awake_until_ns:
+        if not self._lanes and self._now_ns() < self._awake_until_ns:
             self._loop.call_soon(self._linger)

@@ -157,6 +157,12 @@ class Waiting:
         first_ns = min(level[0].arrived_ns for level in self._levels if level)
         return min(self._next_ns, max(first_ns + self._policy.delay_us * 1000, now_ns))
 
+    def purge(self) -> list[InferRequest]:
+        """Remove and return the requests whose clients are gone, so that others find room."""
+        gone = [request for level in self._levels for request in level if request.dropped]
+        self._remove(gone)
+        return gone
+
     def expire(self, now_ns: int) -> list[InferRequest]:
         """Remove and return the requests whose time is over; put back those that are to be delayed."""
         if now_ns < self._next_ns:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import uvloop
 
@@ -81,7 +81,7 @@ class Running:
             self._drained = True
             self.do(self._serving.drain())
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> Self:
         self._thread.start()
         self.do(self._serving.start())
         return self

@@ -305,6 +305,27 @@ async def test_a_full_queue_refuses_at_once_and_serves_those_it_has() -> None:
 
 
 @on_loop
+async def test_a_full_queue_of_clients_that_left_has_room() -> None:
+    track = Track(inline=False, rows_max=1, queue=2)
+    track.session.gate.clear()
+    track.send(0)
+    while not track.session.batches:
+        await asyncio.sleep(0.001)
+    here, gone = track.send(1)[1], track.send(2)[0]
+    await asyncio.sleep(0.01)
+    gone.dropped = True
+    late = track.send(3)[1]
+    await asyncio.sleep(0.01)
+    assert late.error is None
+    track.session.gate.set()
+    await here.done.wait()
+    await late.done.wait()
+    assert late.error is None
+    assert track.ledger.snapshot().failures[Reason.CANCELED] == 1
+    await track.lane.close()
+
+
+@on_loop
 async def test_a_version_that_turns_out_slow_gets_a_thread() -> None:
     track = Track(inline=True)
     track.session.nap_s = 0.005
