@@ -112,7 +112,8 @@ class BodyReceiver(asyncio.BufferedProtocol):
         self._filled += count
         if self._expects:
             start = self._start = len(self._opening)
-            if self._body[:start] != self._opening:
+            # Only what was read counts: the buffer may still hold the head of another request.
+            if self._filled < start or self._body[:start] != self._opening:
                 data = bytes(self._body[: self._filled])
                 self.leave()
                 self._connection.data_received(data)

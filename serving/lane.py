@@ -177,9 +177,8 @@ class Lane:
         if batch.ended_ns - batch.started_ns > 4 * self._inline_ns_max:
             self._slow_runs += 1
             if self._slow_runs >= SLOW_RUNS_MAX:
-                log.warning(
-                    "version=%s event=moved_to_thread run_us=%d", self._spec, self._inline_ns_max // 1000
-                )
+                run_us = (batch.ended_ns - batch.started_ns) // 1000
+                log.warning("version=%s event=moved_to_thread run_us=%d", self._spec, run_us)
                 self._inline_ns_max = 0
         else:
             self._slow_runs = 0

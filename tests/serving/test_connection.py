@@ -585,3 +585,15 @@ def test_json_that_cannot_be_an_answer_is_an_error_and_the_next_request_is_serve
     data = request(ECHO, f"Inference-Header-Content-Length: {len(text)}", body=text + body[json_bytes:])
     assert "NaN" in client.ask(data).error
     assert client.ask(LIVE).status == 200
+
+
+def test_a_head_that_comes_in_two_reads_is_not_taken_for_the_one_before(client):
+    """The buffer of the request before still held its head, and the rest was never looked at."""
+    good = in_binary("echo", BIG)
+    other = good.replace(b"/models/echo/", b"/models/nope/")
+    for _ in range(3):
+        assert client.ask(good).status == 200
+    client.send(other[:8], pause_s=0.2)
+    answer = client.send(other[8:]).answer()
+    assert answer.status == 404 and "nope" in answer.error
+    assert client.ask(good).status == 200
