@@ -78,7 +78,7 @@ class Lane:
         self._wake_ns = NEVER_NS
         self._closed = False
         self._recent: Recent | None = None
-        self._tails: tuple[tuple[int, ...], ...] = ()
+        self._recently: tuple[tuple[tuple[int, ...], ...], bool] = ((), False)
 
     def __len__(self) -> int:
         running = sum(len(track.batch.requests) for track in self._tracks if track.batch is not None)
@@ -282,7 +282,8 @@ class Lane:
             return
         assert batch.outputs is not None
         results = Results(self._model, self._version, self._spec.outputs, batch.outputs, batch.rows)
-        if results.tails == self._tails:
+        alike = (results.tails, batch.rows > 0)
+        if alike == self._recently:
             results.recent = self._recent
         at = 0
         for request in batch.requests:
@@ -293,7 +294,7 @@ class Lane:
                 except TurnoutError as error:
                     self._fail(request, error, Reason.BACKEND)
             at = stop
-        self._recent, self._tails = results.recent, results.tails
+        self._recent, self._recently = results.recent, alike
         batch.answered_ns = monotonic_ns()
         arrivals = [request.arrived_ns for request in batch.requests if not request.dropped]
         if self._ledger is not None and arrivals:
