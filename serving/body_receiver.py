@@ -124,7 +124,9 @@ class BodyReceiver(asyncio.BufferedProtocol):
         end = len(self._body) - SLACK_BYTES
         if self._filled >= end:
             after = bytes(self._body[end : self._filled])
-            self._expects = len(self._opening) + len(self._body) - self._start
+            # A client that asks whether to go on must be told first, so its head is read alone.
+            another = self._head is not None and not self._head.expect_continue
+            self._expects = another * (len(self._opening) + len(self._body) - self._start)
             self._body = NOTHING
             self._connection.body_received(after)
 

@@ -597,3 +597,12 @@ def test_a_head_that_comes_in_two_reads_is_not_taken_for_the_one_before(client):
     answer = client.send(other[8:]).answer()
     assert answer.status == 404 and "nope" in answer.error
     assert client.ask(good).status == 200
+
+
+def test_every_large_request_that_asks_whether_to_go_on_is_told_so(client):
+    """The second one was received in one piece with its head, and its client waited in vain."""
+    whole = in_binary("echo", BIG, "Expect: 100-continue")
+    end = whole.index(b"\r\n\r\n") + 4
+    for _ in range(3):
+        assert client.send(whole[:end]).answer().status == 100
+        assert client.send(whole[end:]).answer().status == 200
