@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import serving
+from serving import confine
 from serving.config import Admission
 from serving.model import Artifact
 
@@ -24,7 +23,6 @@ RULES = 1
 """Counts up whenever the same file might be judged differently."""
 START_S_MAX = 60.0
 LINE_BYTES_MAX = 1 << 16
-KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=_environment(),
+            env=confine.environment(),
             cwd="/",
             # To kill it whole. Not a new session: Linux gives each a scheduling group with a fair share of
             # its own, in which the child's niceness counts for nothing. While 100 MB were tried on its core,
@@ -167,15 +165,3 @@ class _Child:
             case number if number > 0:
                 return f"{self._stage} crashed ({signal.strsignal(number) or number})"
         return f"{self._stage} ended without an answer (exit code {code})"
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
-    return kept | {
-        "PYTHONPATH": str(Path(serving.__file__).parent.parent),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        # Each arena of malloc reserves address space, which is what is limited.
-        "MALLOC_ARENA_MAX": "2",
-    }

@@ -6,27 +6,26 @@ may use is limited by itself, before it reads anything that it does not trust.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import math
 import os
 import resource
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from serving import confine
+
 CPU_SPARE_S = 5
 """The parent's deadline comes first; this limit is for a child whose parent is gone."""
-PR_SET_PDEATHSIG = 1  # Of <linux/prctl.h>: the signal that comes when the thread that made this process ends.
 
 
 def main() -> None:
     """Answer questions until there are no more."""
     out = _take_stdout()
-    _confine()
+    confine.step_back()
+    confine.write_no_files()
     from serving.regular import Refusal
     from serving.trial import attempt
 
@@ -53,30 +52,10 @@ def _take_stdout() -> Any:
     return out
 
 
-def _confine() -> None:
-    os.nice(19)
-    if sys.platform == "linux":
-        # Whoever asked may be killed in the middle of a trial, which would then run on for nobody.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    with contextlib.suppress(OSError):
-        # If memory runs out on the machine, this process goes first, and not the server.
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
-
 def _limit(memory_bytes: int, cpu_s: float) -> None:
     """Allow so much more memory and time than this process has used so far."""
-    used_s = math.ceil(time.process_time() + cpu_s) + CPU_SPARE_S
-    _lower(resource.RLIMIT_CPU, used_s)
-    if sys.platform == "linux":
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_bytes)
-
-
-def _lower(limit: int, value: int) -> None:
-    _, hard = resource.getrlimit(limit)
-    resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+    confine.lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + cpu_s) + CPU_SPARE_S)
+    confine.limit_memory(memory_bytes)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,14 @@ import asyncio
 import logging
 import threading
 from time import monotonic_ns
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import Any
 
 from serving.errors import Cancelled, Expired, Failed, Invalid, Overloaded, TurnoutError, Unavailable
 from serving.ledger import Cause, Ledger, Reason
 from serving.model import ModelSpec
-from serving.session import Feeds, Stop
+from serving.session import Stop
 from serving.tick import Tick
-from serving.track import Batch, Track
+from serving.track import Batch, Runs, Tap, Track
 from serving.waiting import NEVER_NS, Waiting
 from serving.wire import InferRequest, Recent, Results
 
@@ -25,13 +23,6 @@ TICK_NS_MAX = 5_000_000
 """How long one flush may keep the loop; what is left runs in the next tick, after the sockets."""
 SLOW_RUNS_MAX = 8
 """How many inline runs in a row may take far too long before the version gets a thread."""
-
-
-class Runs(Protocol):
-    """What a lane needs of a session."""
-
-    def run(self, feeds: Feeds, stop: Stop) -> list[NDArray[Any]]:
-        """Run once; `stop` ends it from another thread."""
 
 
 class Lane:
@@ -70,6 +61,9 @@ class Lane:
         self._slow_runs = 0
         self.arrived: list[InferRequest] = []
         """The requests of this tick."""
+        self.taps: list[Tap] = []
+        """Who is shown each batch that was answered."""
+        self._tap_broke = False
         self._inline_track = Track()
         self._threads_max = threads
         self._tracks: list[Track] = []
@@ -198,7 +192,7 @@ class Lane:
         if track.stop.used:
             track.stop = Stop()
         try:
-            feeds = batch.requests[0].layout.feeds(batch.requests, batch.rows)
+            feeds = batch.feeds = batch.requests[0].layout.feeds(batch.requests, batch.rows)
             batch.started_ns = monotonic_ns()
             try:
                 batch.outputs = self._session.run(feeds, track.stop)
@@ -285,6 +279,8 @@ class Lane:
         alike = (results.tails, batch.rows > 0)
         if alike == self._recently:
             results.recent = self._recent
+        if self.taps:
+            batch.requests[0].looked_at = True  # Those of more requests were joined, hence copied.
         at = 0
         for request in batch.requests:
             stop = at + request.layout.rows
@@ -301,6 +297,16 @@ class Lane:
             self._ledger.batch(
                 arrivals, batch.taken_ns, batch.started_ns, batch.ended_ns, batch.answered_ns, batch.rows or 1
             )
+        for tap in self.taps:
+            self._show(tap, batch)
+
+    def _show(self, tap: Tap, batch: Batch) -> None:
+        try:
+            tap(batch)
+        except Exception:  # Whoever asked has the answer; what goes wrong here is nothing to them.
+            if not self._tap_broke:
+                self._tap_broke = True
+                log.exception("version=%s event=tap_broke", self._spec)
 
     def _finish_parts(self, batch: Batch) -> None:
         """Answer the requests of a batch that had to be run one by one."""

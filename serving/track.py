@@ -12,8 +12,18 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from serving.errors import TurnoutError
-from serving.session import Stop
+from serving.session import Feeds, Stop
 from serving.wire import InferRequest
+
+Tap = Callable[["Batch"], None]
+"""Whoever looks at batches that were answered. On the event loop, and at once: arrays are used anew."""
+
+
+class Runs(Protocol):
+    """What a lane needs of a session."""
+
+    def run(self, feeds: Feeds, stop: Stop) -> list[NDArray[Any]]:
+        """Run once; `stop` ends it from another thread."""
 
 
 class Watched(Protocol):
@@ -33,6 +43,7 @@ class Batch:
     started_ns: int = 0
     ended_ns: int = 0
     answered_ns: int = 0
+    feeds: Feeds | None = None
     outputs: list[NDArray[Any]] | None = None
     error: TurnoutError | None = None
     parts: list[Batch] = field(default_factory=list)

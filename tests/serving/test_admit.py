@@ -289,7 +289,7 @@ def test_other_limits_are_other_rules():
 
 
 def test_the_child_gets_none_of_the_servers_secrets(tmp_path, monkeypatch):
-    from serving.admit import _environment
+    from serving.confine import environment
 
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
-    assert "secret" not in _environment().values()
+    assert "secret" not in environment().values()

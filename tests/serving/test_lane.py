@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -376,3 +377,55 @@ def test_everybody_hears_exactly_once(inline: bool) -> None:
         assert track.ledger.snapshot().requests == len(heard)
 
     asyncio.run(scene())
+
+
+@on_loop
+async def test_taps_are_shown_each_batch_with_what_went_in_and_came_out() -> None:
+    for inline in (True, False):
+        track = Track(inline=inline)
+        seen: list[Any] = []
+        track.lane.taps.append(
+            lambda batch, seen=seen: seen.append(
+                (batch.rows, batch.feeds["x"].copy(), batch.outputs[0].copy())
+            )
+        )
+        heard = [track.send(value, rows)[1] for value, rows in ((1, 1), (2, 3))]
+        for each in heard:
+            await each.done.wait()
+        await asyncio.sleep(0)
+        ((rows, x, y),) = seen
+        assert rows == 4
+        assert (x * 2 == y).all()
+        assert x[:, 0].tolist() == [1, 2, 2, 2]
+        await track.lane.close()
+
+
+@on_loop
+async def test_taps_see_of_a_batch_that_was_run_one_by_one_what_was_answered() -> None:
+    track = Track(inline=True)
+    track.session.refused = 666.0
+    seen: list[float] = []
+    track.lane.taps.append(lambda batch: seen.append(float(batch.feeds["x"][0, 0])))
+    heard = [track.send(value)[1] for value in (1, 666, 3)]
+    for each in heard:
+        await each.done.wait()
+    assert seen == [1, 3]
+
+
+@on_loop
+async def test_a_tap_that_breaks_is_logged_once_and_harms_neither_requests_nor_other_taps() -> None:
+    track = Track(inline=True)
+    seen: list[int] = []
+    logged: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("turnout.lane").addHandler(handler)
+    track.lane.taps += [lambda _: 1 // 0, lambda batch: seen.append(batch.rows)]
+    for value in range(3):
+        _, heard = track.send(value)
+        await heard.done.wait()
+        assert heard.error is None
+    await asyncio.sleep(0)
+    logging.getLogger("turnout.lane").removeHandler(handler)
+    assert seen == [1, 1, 1]
+    assert [line for line in logged if "tap_broke" in line] == ["version=m@1 event=tap_broke"]
