@@ -19,9 +19,12 @@ from serving.wire import Call, InferRequest, Results, TensorSpec
 JSON_TYPE = "application/json"
 BINARY_TYPE = "application/octet-stream"
 
-_JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+ROUTE_HEADER = "turnout-route"
+"""The header that says which version answered, by which revision of the routing table, and why."""
+
+_JSON_HEAD = b"HTTP/1.1 200 OK\r\n%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 _BINARY_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\n"
+    b"HTTP/1.1 200 OK\r\n%bcontent-type: application/octet-stream\r\n"
     b"inference-header-content-length: %d\r\ncontent-length: %d\r\n\r\n"
 )
 
@@ -50,7 +53,7 @@ class Hole(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What answers of one call, version, number of rows and length of id have in common.
+    """What answers of one call, version, route, number of rows and length of id have in common.
 
     `opening` comes before the id, then come the holes, then `closing`. `raws` are the outputs whose
     raw bytes follow, with their sizes, or None for BYTES. If there are no holes, every length is
@@ -83,11 +86,17 @@ def frame(request: InferRequest, results: Results, start: int, stop: int) -> byt
     """
     call, id_, recent = request.call, request.id, results.recent
     # Requests are mostly like the one before: comparing costs less than hashing what tells them apart.
-    if recent is not None and recent[0] is call and recent[1] == len(id_) and recent[2] == stop - start:
-        layout: Layout = recent[3]
+    if (
+        recent is not None
+        and recent[0] is call
+        and recent[1] == len(id_)
+        and recent[2] == stop - start
+        and recent[3] is request.stamp
+    ):
+        layout: Layout = recent[4]
     else:
         layout = _layout(request, results, start, stop)
-        results.recent = (call, len(id_), stop - start, layout)
+        results.recent = (call, len(id_), stop - start, request.stamp, layout)
     single = layout[6]
     if single >= 0:
         raw = results.raw(single, start, stop)
@@ -96,7 +105,7 @@ def frame(request: InferRequest, results: Results, start: int, stop: int) -> byt
         return b"".join((layout[1], id_, layout[4], raw))
     encoded = _fill(layout, request.id, results, start, stop)
     body_bytes = sum(map(len, encoded.parts))
-    return b"".join((_head(encoded.json_bytes, body_bytes), *encoded.parts))
+    return b"".join((_head(request.stamp, encoded.json_bytes, body_bytes), *encoded.parts))
 
 
 def encode(request: InferRequest, results: Results, start: int, stop: int) -> Encoded:
@@ -115,18 +124,19 @@ def encode(request: InferRequest, results: Results, start: int, stop: int) -> En
 def _layout(request: InferRequest, results: Results, start: int, stop: int) -> Layout:
     id_bytes = len(request.id)
     rows = stop - start if results.rows else -1
-    key = (request.call, results.model, results.version, results.tails, rows, id_bytes)
+    key = (request.call, results.model, results.version, request.stamp, results.tails, rows, id_bytes)
     layout = _LAYOUTS.get(key) or _LAYOUTS.recall(key)
     # A version never changes under its name, but this costs less than being wrong.
     if layout is None or layout.outputs is not results.outputs:
-        layout = _lay_out(request.call, results, start, stop, id_bytes)
+        layout = _lay_out(request, results, start, stop)
         texts = [layout.head, layout.opening, layout.closing, *[hole.before for hole in layout.holes]]
         _LAYOUTS.keep(key, layout, calls.weight_bytes(request.call) + sum(map(len, texts)))
     return layout
 
 
-def _lay_out(call: Call, results: Results, start: int, stop: int, id_bytes: int) -> Layout:
-    """Work out the layout of answers to `call` of the shapes that `results` has."""
+def _lay_out(request: InferRequest, results: Results, start: int, stop: int) -> Layout:
+    """Work out the layout of answers to requests like this one, of the shapes that `results` has."""
+    call, id_bytes = request.call, len(request.id)
     opening = b'{"model_name":%b,"model_version":%b' % (_quoted(results.model), _quoted(results.version))
     opening += b',"id":"' if id_bytes else b""
     text = b'","outputs":[' if id_bytes else b',"outputs":['
@@ -148,7 +158,9 @@ def _lay_out(call: Call, results: Results, start: int, stop: int, id_bytes: int)
             holes.append(Hole(text + b',"parameters":{"binary_data_size":', index, elements=False))
             text = b"}}"
     closing = text + b"]}"
-    head = b"" if holes else _fixed_head(len(opening) + id_bytes + len(closing), raws) + opening
+    head = b""
+    if not holes:
+        head = _fixed_head(request.stamp, len(opening) + id_bytes + len(closing), raws) + opening
     single, single_bytes = raws[0] if head and len(raws) == 1 else (-1, 0)
     return Layout(
         results.outputs, head, opening, tuple(holes), closing, tuple(raws), single, single_bytes or 0
@@ -198,16 +210,17 @@ def _fill(layout: Layout, id_: bytes, results: Results, start: int, stop: int) -
     return Encoded(json_bytes, tuple(parts))
 
 
-def _fixed_head(json_bytes: int, raws: list[tuple[int, int | None]]) -> bytes:
+def _fixed_head(stamp: bytes, json_bytes: int, raws: list[tuple[int, int | None]]) -> bytes:
     """Return the HTTP head of an answer of which every size is known."""
     raw_bytes = sum(size_bytes or 0 for _, size_bytes in raws)
-    return _head(json_bytes if raws else None, json_bytes + raw_bytes)
+    return _head(stamp, json_bytes if raws else None, json_bytes + raw_bytes)
 
 
-def _head(json_bytes: int | None, body_bytes: int) -> bytes:
+def _head(stamp: bytes, json_bytes: int | None, body_bytes: int) -> bytes:
+    route = b"%b: %b\r\n" % (ROUTE_HEADER.encode(), stamp) if stamp else b""
     if json_bytes is None:
-        return _JSON_HEAD % body_bytes
-    return _BINARY_HEAD % (json_bytes, body_bytes)
+        return _JSON_HEAD % (route, body_bytes)
+    return _BINARY_HEAD % (route, json_bytes, body_bytes)
 
 
 def _quoted(text: str) -> bytes:

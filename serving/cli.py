@@ -15,6 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from serving import cli_verbs
+from serving.mistake import Mistake
+
 if TYPE_CHECKING:
     from serving.config import Config
 
@@ -23,10 +26,6 @@ MALLOC_THRESHOLDS = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRES
 was worth 3.7 times to what allocates. 32 MiB is the most that it takes for the first of the two."""
 
 ADDRESS_MISTAKES = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
-
-
-class Mistake(Exception):
-    """What was asked for cannot be done as it was asked; the message is for the person who did."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--repository", metavar="DIR", help="the models; overrides repository.path")
     verb.add_argument("--http", metavar="ADDRESS:PORT", help="overrides server.http")
     verb.add_argument("--metrics", metavar="ADDRESS:PORT", help="overrides server.metrics")
+    verb.add_argument("--admin", metavar="ADDRESS:PORT", help="overrides server.admin")
 
     verb = _verb(verbs, "check", check, "say what is wrong with a configuration, one line per mistake")
     verb.add_argument("file", type=Path, metavar="FILE")
@@ -68,12 +68,16 @@ def parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "admit", admit, "try a model as the server would before it serves it")
     verb.add_argument("model", type=Path, metavar="MODEL_DIR|model.onnx")
     verb.add_argument("--config", type=Path, metavar="FILE", help="the configuration with the limits")
+
+    cli_verbs.add_verbs(lambda name, answer, purpose: _verb(verbs, name, answer, purpose))
     return top
 
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve until a signal ends it."""
+    from serving.access import NoAccess
     from serving.config import ConfigError
+    from serving.private import NotPrivate
 
     config = configuration(arguments)
     folder = config.repository.path
@@ -81,12 +85,12 @@ def serve(arguments: argparse.Namespace) -> int:
         raise Mistake(f"repository.path: no folder {str(folder)!r}; `turnout demo` makes one to try")
     try:
         _run(config, local=arguments.local)
-    except ConfigError as error:
+    except (ConfigError, NoAccess, NotPrivate) as error:
         raise Mistake(str(error)) from None
     except OSError as error:
         if error.errno not in ADDRESS_MISTAKES:
             raise
-        where = f"{config.server.http} and {config.server.metrics}"
+        where = f"{config.server.http}, {config.server.metrics} and {config.server.admin}"
         raise Mistake(f"cannot listen on {where}: {os.strerror(error.errno or 0)}") from None
     return 0
 
@@ -96,8 +100,8 @@ def _run(config: Config, *, local: bool) -> None:
 
     models = Path(os.path.relpath(config.repository.path))
 
-    def announce(http: str, metrics: str) -> None:
-        print(f"turnout: ready, HTTP on {http}, metrics on {metrics}")
+    def announce(http: str, metrics: str, admin: str) -> None:
+        print(f"turnout: ready, HTTP on {http}, metrics on {metrics}, admin on {admin}")
         if config.server.tls_certificate is None:
             print(*_standings(http), sep="\n")
         print(what_to_try(models, http, metrics), flush=True)
@@ -239,7 +243,7 @@ def configuration(arguments: argparse.Namespace) -> Config:
         config = load(arguments.config) if arguments.config else Config()
         said = {
             "repository": {"path": getattr(arguments, "repository", None)},
-            "server": {name: getattr(arguments, name, None) for name in ("http", "metrics")},
+            "server": {name: getattr(arguments, name, None) for name in ("http", "metrics", "admin")},
         }
         document: dict[str, Any] = config.model_dump(exclude_unset=True)
         for section, settings in said.items():

@@ -39,6 +39,8 @@ class Server(Section):
 
     http: Address = "127.0.0.1:8000"
     metrics: Address = "127.0.0.1:8002"
+    admin: Address = "127.0.0.1:8003"
+    """Where traffic is changed; whoever asks needs the token."""
     expose: tuple[str, ...] = ()
     """Addresses beyond loopback that may be bound, each by name; any other is refused."""
     tls_certificate: Path | None = None
@@ -48,7 +50,7 @@ class Server(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Server:
-        for name in ("http", "metrics"):
+        for name in ("http", "metrics", "admin"):
             try:
                 host, _ = address(getattr(self, name))
             except ValueError as error:
@@ -138,6 +140,21 @@ class Admission(Section):
     file_bytes_max: int = Field(8 << 30, ge=1, le=1 << 44)
 
 
+class Shadow(Section):
+    """What a version that only shadows others may use, in a process of its own on each replica."""
+
+    queue_bytes: int = Field(64 << 20, ge=64 << 10, le=1 << 40)
+    """Batches that wait for it, their inputs and outputs; what does not fit is dropped."""
+    age_s_max: float = Field(10.0, gt=0, le=3600)
+    """A batch that has waited for longer is dropped."""
+    run_s_max: float = Field(10.0, gt=0, le=3600)
+    """Processor time of one run; beyond it the process is ended. By the clock ten times as long."""
+    memory_bytes_max: int = Field(6 << 30, ge=16 << 20, le=1 << 44)
+    """Memory for the version and its runs."""
+    restarts_max: int = Field(5, ge=0, le=1000)
+    """How often in a row the process is started anew when it dies."""
+
+
 class Metrics(Section):
     """What is counted."""
 
@@ -156,6 +173,23 @@ class Ray(Section):
     """`local` starts a cluster of its own, `auto` joins the one that runs on this machine."""
 
 
+class Traffic(Section):
+    """How traffic between versions is changed, and what holds while that cannot be done."""
+
+    lost_control: Literal["serve", "fence"] = "serve"
+    """What a replica does that lost its control: go on by its last table, or stop when its lease ends."""
+    lease_s: float = Field(3.0, ge=0.2, le=60)
+    """How long a replica may be without its control before it counts as lost."""
+    acknowledge_s_max: float = Field(1.0, ge=0.05, le=60)
+    """How long a replica may take to acknowledge a change before it is ended."""
+    hold_s_max: float = Field(10.0, ge=0.1, le=60)
+    """How long an atomic change may hold requests."""
+    kept_bytes_max: int = Field(2 << 30, ge=0, le=1 << 44)
+    """Memory for versions that are kept warm beyond those that the model's own policy loads."""
+    new_versions: Literal["wait", "take"] = "wait"
+    """Whether a version newer than all that ever had traffic takes over by itself, as in Triton."""
+
+
 class Config(Section):
     """Everything that can be configured; every setting has a default."""
 
@@ -166,7 +200,9 @@ class Config(Section):
     batching: Batching = Batching()
     engine: Engine = Engine()
     admission: Admission = Admission()
+    shadow: Shadow = Shadow()
     metrics: Metrics = Metrics()
+    traffic: Traffic = Traffic()
     ray: Ray = Ray()
 
 

@@ -306,7 +306,7 @@ class Connection(asyncio.Protocol):
             spec = listener.gateway.find(target.model, target.version).spec
             call, payloads, id_ = decode_raw(body[start:], spec, listener.limits)
         request = InferRequest(call, payloads, self, id_ or head.request_id, monotonic_ns())
-        listener.gateway.infer(target.model, target.version, request, head.timeout_ns)
+        listener.gateway.infer(target.model, target.version, request, head.timeout_ns, head)
         self._request = request
         self._busy = True
         self.free = False
@@ -334,7 +334,7 @@ class Connection(asyncio.Protocol):
         self._request = None
         self.free = not self._busy
         if self._body is not None:
-            self._drop_body(read=False)
+            self._drop_body(read=request.looked_at)
         if self._tail or self._ending or self._choked_ns:
             self._go_on()
 
@@ -345,7 +345,7 @@ class Connection(asyncio.Protocol):
         bytes_max = self._listener.answer_bytes_max
         encoded, body_bytes = http.encode_bounded(request, results, start, stop, bytes_max)
         keep_alive = head.keep_alive and not self._listener.draining
-        write = partial(http.inference_message, encoded, head, keep_alive=keep_alive)
+        write = partial(http.inference_message, encoded, head, request.stamp, keep_alive=keep_alive)
         if head.accept and body_bytes > INLINE_BYTES_MAX:
             self._listener.spawn(self._aside(write, partial(self._send, keep_alive=keep_alive)))
         else:

@@ -47,8 +47,8 @@ output [
 dynamic_batching { }
 
 # Version 9 lies beside these two and is not loaded: it is subtly broken (see `turnout demo --help`).
-# The highest version that is loaded answers requests which name none, so this is what keeps 9 away
-# from them. To look at it, say [ 7, 8, 9 ] here and start again.
+# At the first start the highest version that is loaded gets the traffic, so this keeps it from 9. A
+# version that gets traffic or shadows later, by `turnout split` or `turnout shadow`, is loaded for it.
 version_policy { specific { versions: [ 7, 8 ] } }
 """
 
@@ -143,6 +143,9 @@ def what_to_try(models: Path, http: str, metrics: str) -> str:
     if sample.is_file():
         lines.append(f"  curl -s http://{http}/v2/models/digits/infer --data-binary @{sample}")
         lines.append(CLIENT.format(sample=sample, http=http))
+        lines.append("move its traffic:")
+        lines.append('  .venv/bin/turnout split digits 8=5% 7=95% --why "a canary"')
+        lines.append("  .venv/bin/turnout status digits")
     return "\n".join(lines)
 
 

@@ -27,14 +27,15 @@ from typing import Any
 
 import uvloop
 
-from serving.config import Config, ConfigError
+from serving.config import Config, ConfigError, address
+from serving.daemons import watched
 from serving.launch import outlive_nobody, replica_environment, run
 from serving.placement import Resources, share
 from serving.sockets import Holder, fetch
 
-__all__ = ["Deployment", "Gateway", "drive", "run"]
+__all__ = ["Control", "Deployment", "Gateway", "drive", "run"]
 
-APP = "turnout"
+APP, CONTROL_APP = "turnout", "turnout-control"
 START_S_MAX = 900.0
 """Serve waits without end for resources and tries a broken replica three times; we wait this long."""
 POLL_S = 0.05
@@ -43,8 +44,6 @@ HEALTH_S_MAX = 10.0
 """An event loop that is silent for so long, three times in a row, is dead to Serve."""
 MARGIN_S = 5.0
 """What a replica needs to end beyond the time that its requests in flight are given."""
-WATCH_S = 1.0
-DAEMONS = ("raylet", "gcs_server")
 OBJECT_STORE_BYTES = 80 << 20
 """Ray's minimum is 75 MiB: nothing of ours goes through its object store."""
 
@@ -56,7 +55,8 @@ class Gateway:
     """
 
     def __init__(self, config: Config, folder: Path) -> None:
-        from serving.local import Serving
+        from serving.desk import brakes_folder
+        from serving.local import Post, Serving
         from serving.peers import Peers
 
         _shut_side_door()
@@ -66,8 +66,9 @@ class Gateway:
         self._thread.start()
         http, metrics = fetch(folder, "http"), fetch(folder, "metrics")
         handed_on = {"http": http.dup(), "metrics": metrics.dup()}
-        peers = Peers(folder, f"replica-{os.getpid()}-{secrets.token_hex(4)}")
-        self._serving = Serving(config, http, metrics, peers)
+        name = f"replica-{os.getpid()}-{secrets.token_hex(4)}"
+        post = Post(folder, name, brakes_folder(config))
+        self._serving = Serving(config, http, metrics, Peers(folder, name), post)
         self._on_loop(self._serving.start(), START_S_MAX)
         self._holder = Holder(folder, handed_on, f"replica-{os.getpid()}")
 
@@ -96,6 +97,57 @@ class Gateway:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(s_max)
 
 
+class Control:
+    """The one writer of the gateway's traffic, and what people say to it: behind Serve's own proxy.
+
+    Serve builds the application once the constructor is done, and replaces the whole when it dies; then
+    the journal's next term is this one's, and whoever had the one before can write no more.
+    """
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        _shut_side_door()
+        self._config = config
+        self._folder = folder
+        self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="turnout-control", daemon=True)
+        self._thread.start()
+        self._control = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(START_S_MAX)
+
+    async def _start(self) -> Any:
+        from serving.control import Control as Writer
+        from serving.desk import open_journal
+
+        control = Writer(self._config.traffic, self._folder, open_journal(self._config))
+        await control.start()
+        return control
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """Return the admin application."""
+        from serving.access import JOURNAL, control_folder, token
+        from serving.admin import application
+        from serving.elsewhere import Elsewhere
+
+        host, _ = address(self._config.server.admin)
+        folder = control_folder(self._config)
+        control = Elsewhere(self._control, self._loop)
+        return application(control, token(folder), control.shadows, hosts=(host,), stored=folder / JOURNAL)
+
+    async def check_health(self) -> None:
+        """Raise unless the control's event loop answers."""
+        answer = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop)
+        await asyncio.wait_for(asyncio.wrap_future(answer), HEALTH_S_MAX)
+
+    def __del__(self) -> None:
+        """Hang up: Serve calls this before it ends the process, and Python may call it again."""
+        if not hasattr(self, "_control"):
+            return
+        control = self._control
+        del self._control
+        asyncio.run_coroutine_threadsafe(control.close(), self._loop).result(MARGIN_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(MARGIN_S)
+
+
 def _shut_side_door() -> None:
     """Keep Serve from opening its gRPC port in this process; deployments call each other without it.
 
@@ -115,6 +167,7 @@ class Deployment:
         self._config = config
         self._folder = folder
         self._resources = resources
+        self._controlled = False
 
     def start(self) -> None:
         """Deploy and return when every replica answers requests; deployed again, replace them all.
@@ -129,16 +182,21 @@ class Deployment:
         """
         from ray import serve
 
-        target = serve.RunTarget(self._application(), name=APP, route_prefix=None)
+        targets = [serve.RunTarget(self._application(), name=APP, route_prefix=None)]
+        if not self._controlled:
+            targets.append(serve.RunTarget(self._control(), name=CONTROL_APP, route_prefix="/"))
+            self._controlled = True
         # Serve replaces the replicas of what is deployed without a version, even if nothing differs.
-        serve.run_many([target], wait_for_applications_running=False)
+        serve.run_many(targets, wait_for_applications_running=False)
         deadline_s = time.monotonic() + START_S_MAX
         while time.monotonic() < deadline_s:
-            status = serve.status().applications[APP]
-            if status.status == "RUNNING":
+            there = serve.status().applications
+            states = [there[name] for name in (CONTROL_APP, APP)]
+            if all(each.status == "RUNNING" for each in states):
                 return
-            if status.status == "DEPLOY_FAILED":
-                raise _failure(" ".join(each.message for each in status.deployments.values()))
+            for each in states:
+                if each.status == "DEPLOY_FAILED":
+                    raise _failure(" ".join(each.message for each in each.deployments.values()))
             time.sleep(POLL_S)
         raise TimeoutError(f"the replicas are not ready after {START_S_MAX:g} s; is the cluster busy?")
 
@@ -146,10 +204,28 @@ class Deployment:
         """Drain and stop all replicas."""
         from ray import serve
 
-        serve.delete(APP, _blocking=False)
         deadline_s = time.monotonic() + self._config.server.drain_s_max + 2 * MARGIN_S
-        while APP in serve.status().applications and time.monotonic() < deadline_s:
-            time.sleep(POLL_S)
+        for name in (APP, CONTROL_APP):  # As long as somebody answers, somebody can change who.
+            serve.delete(name, _blocking=False)
+            while name in serve.status().applications and time.monotonic() < deadline_s:
+                time.sleep(POLL_S)
+
+    def _control(self) -> Any:
+        from ray import serve
+
+        config = self._config
+        deployment: Any = serve.deployment(
+            serve.ingress()(Control),
+            name="Control",
+            num_replicas=1,
+            ray_actor_options={"num_cpus": 0, **_placement(config)},
+            health_check_period_s=config.ray.health_s,
+            health_check_timeout_s=HEALTH_S_MAX + MARGIN_S,
+            graceful_shutdown_wait_loop_s=POLL_S,
+            graceful_shutdown_timeout_s=MARGIN_S,
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+        return deployment.bind(config, self._folder)
 
     def _application(self) -> Any:
         from ray import serve
@@ -211,7 +287,7 @@ def _drive(config: Config, folder: Path, say: Callable[[str, str], None]) -> Non
     signal.signal(signal.SIGUSR2, lambda _number, _frame: again.set())
     with _cluster(config, folder) as resources:
         signal.signal(signal.SIGTERM, _interrupt)
-        with _watched(say), _deployed(config, folder, resources) as deployment:
+        with watched(say), _deployed(config, folder, resources) as deployment:
             say("ready", "")
             while again.wait():
                 again.clear()
@@ -230,34 +306,6 @@ def _replace(deployment: Deployment, say: Callable[[str, str], None]) -> None:
         say("replicas not replaced:", str(error))
     else:
         say("replicas replaced", "")
-
-
-@contextlib.contextmanager
-def _watched(say: Callable[[str, str], None]) -> Iterator[None]:
-    """End this process when a daemon dies that nothing goes on without; Ray's calls would hang instead."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(WATCH_S):
-            dead = _dead_child()
-            if dead in DAEMONS and not over.is_set():
-                say("failed", f"Ray's {dead} has died")
-                os._exit(1)  # No thread of Ray's can hold this up; the launcher sees to what is left.
-
-    threading.Thread(target=watch, name="turnout-watch", daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
-
-
-def _dead_child() -> str | None:
-    """Return the name of a child process that has ended, without taking its exit code from Ray."""
-    try:
-        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return None  # The cluster is not ours.
-    return Path(f"/proc/{found.si_pid}/comm").read_text().strip() if found else None
 
 
 @contextlib.contextmanager
@@ -280,9 +328,15 @@ def _cluster(config: Config, folder: Path) -> Iterator[Resources]:
     try:
         _init(config, folder)
         there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
-        if config.ray.address == "auto" and APP in serve.status().applications:
-            serve.delete(APP)  # Of a launcher that was killed.
+        host, port = address(config.server.admin)
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": host, "port": port},
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+        if config.ray.address == "auto":
+            for name in {APP, CONTROL_APP} & serve.status().applications.keys():
+                serve.delete(name)  # Of a launcher that was killed.
         yield share(config, there.get("CPU", 0.0), there.get("GPU", 0.0))
     finally:
         ray.shutdown()

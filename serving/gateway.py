@@ -8,31 +8,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
+from pathlib import Path
 from time import monotonic_ns
 
-from router.table import NoRoute, pick
+from router.table import known, newest_first
 from serving.config import Config
-from serving.errors import Unavailable, Unknown
-from serving.shelf import Servable, Shelf
+from serving.errors import Failed, TurnoutError, Unavailable, Unknown
+from serving.servable import Servable
+from serving.shadows import Shadows
+from serving.shelf import Shelf
 from serving.track import Watchdog
+from serving.traffic import Traffic
+from serving.ways import NOBODY, Arm, Origin, Way, asked_for
 from serving.wire import InferRequest
 
 log = logging.getLogger("turnout.gateway")
 
 SWEEP_S = 0.02
-"""How late, at most, a caller hears that its deadline passed while the model ran."""
+"""How late, at most, a caller hears that its deadline passed while the model ran, and a brake is noticed."""
 
 
 class Gateway:
     """The engine: a shelf of versions and the way to them. A plain asyncio object; Ray is not needed.
 
     Must be made on the event loop that it serves on.
+
+    Parameters
+    ----------
+    brakes : Path, optional
+        The folder in which a brake is pulled by making a file.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, brakes: Path | None = None) -> None:
         self.config = config
         self._loop = asyncio.get_running_loop()
-        self.shelf = Shelf(config, self._loop)
+        self.shadows = Shadows(config.shadow)
+        self.traffic = Traffic(config.queue.requests_max, brakes, changed=self.shadows.follow)
+        self.shelf = Shelf(config, self._loop, self.traffic.carry)
         self._timeout_ns_max = int(config.queue.timeout_s_max * 1e9)
         self._watchdog = Watchdog(lambda: [servable.lane for servable in self.shelf.loaded.all()])
         self._tasks: list[asyncio.Task[None]] = []
@@ -42,6 +55,7 @@ class Gateway:
     async def start(self) -> None:
         """Load the models and begin to look after them."""
         self._watchdog.start()
+        self.traffic.look_at_brakes()
         await self.shelf.refresh(self.config.repository.models)
         self._tasks.append(self._loop.create_task(self._sweep()))
         if self.config.repository.poll_s:
@@ -53,10 +67,15 @@ class Gateway:
         self.ready = False
         for task in self._tasks:
             task.cancel()
+        for model in self.traffic.held:
+            self.traffic.release(model)
+        await self.shadows.close()
         await self.shelf.close()
         self._watchdog.stop()
 
-    def infer(self, model: str, version: str, request: InferRequest, timeout_ns: int = 0) -> None:
+    def infer(
+        self, model: str, version: str, request: InferRequest, timeout_ns: int = 0, origin: Origin = NOBODY
+    ) -> None:
         """Take a request; its `reply` is called later, from the event loop.
 
         Parameters
@@ -65,19 +84,34 @@ class Gateway:
             As the client addressed them; an empty version is the route's choice.
         request : InferRequest
             With `arrived_ns` set. Its deadline is set here.
-        timeout_ns : int
-            What the transport asked for besides the request's own `timeout`; 0 is nothing.
+        timeout_ns, origin : int, Origin
+            What the transport asked for besides the request's own `timeout`, 0 if nothing; and who asks.
 
         Raises
         ------
-        Unknown, Invalid
-            If nothing is served under that name, or the request does not fit it.
+        Unknown, Invalid, Unavailable
+            If nothing is served under that name, the request does not fit it, or not here and now.
         """
-        call = request.call
-        try:
-            servable = self.shelf.loaded.chosen[model][version]
-        except KeyError:
-            servable = self.find(model, version)  # Says what is there instead.
+        traffic, call = self.traffic, request.call
+        way = traffic.ways.get(model)
+        if way is None:
+            raise self._nowhere(model, version)
+        if request.arrived_ns > traffic.lease_ns:
+            raise Unavailable("this replica has lost the control of traffic, and with it the right to answer")
+        named = version or origin.named or (call.parameters and asked_for(call.parameters))
+        if named:
+            arm = way.named.get(named) or self._unnamed(way, named)
+        elif way.static is not None:
+            arm = way.static
+        elif way.hold is not None:
+            traffic.wait(way, partial(self._again, model, request, timeout_ns, origin))
+            return
+        else:
+            arm = way.choose(request, origin)
+        servable = arm.servable
+        if servable is None:
+            raise arm.explain(model)
+        request.stamp = arm.stamp
         layout = servable.layouts.get(call) or servable.layout(call)
         if layout.in_order:
             request.layout = layout
@@ -91,24 +125,53 @@ class Gateway:
         servable.lane.submit(request)
 
     def find(self, model: str, version: str = "") -> Servable:
-        """Return the version that answers; `Unknown` says what is there instead."""
-        loaded = self.shelf.loaded
+        """Return the version that describes the model; `Unknown` or `Unavailable` says why there is none."""
+        way = self.traffic.ways.get(model)
+        if way is None:
+            raise self._nowhere(model, version)
+        arm = way.usual if not version else way.named.get(version) or self._unnamed(way, version)
+        if arm.servable is None:
+            raise arm.explain(model)
+        return arm.servable
+
+    def _again(self, model: str, request: InferRequest, timeout_ns: int, origin: Origin) -> None:
+        """Take a request anew that was held back."""
+        if request.dropped:
+            return
         try:
-            chosen = pick(loaded.table, model, version)
-        except NoRoute as error:
-            standing = self.shelf.index.get(model, {})
-            broken = "" in standing and model not in loaded.servables
-            if standing and (not version or version in standing or broken):
-                raise Unavailable(
-                    f"model {model!r} is known but not ready; see the repository index"
-                ) from None
-            raise Unknown(str(error)) from None
-        return loaded.servables[model][chosen]
+            self.infer(model, "", request, timeout_ns, origin)
+        except TurnoutError as error:
+            request.reply.fail(request, error)
+        except Exception:  # The others that were held back are not to wait for ever.
+            log.exception("event=held_request_broke model=%s", model)
+            request.reply.fail(request, Failed("an internal error; it was logged"))
+
+    def _nowhere(self, model: str, version: str) -> TurnoutError:
+        """Return the error for a model of which nothing is loaded."""
+        standing = self.shelf.index.get(model, {})
+        if standing and (not version or version in standing or "" in standing):
+            return Unavailable(f"model {model!r} is known but not ready; see the repository index")
+        if standing:
+            return Unknown(f"model {model!r} has no version {version}; there are no versions")
+        return Unknown(f"no model {model!r} is served; {known('models', sorted(self.traffic.ways))}")
+
+    def _unnamed(self, way: Way, named: str) -> Arm:
+        """Raise the error for a version or an alias that is not there."""
+        if named.startswith("@"):
+            aliases = sorted(each[1:] for each in way.named if each.startswith("@"))
+            raise Unknown(f"model {way.model!r} has no alias {named[1:]!r}; {known('aliases', aliases)}")
+        if named in self.shelf.index.get(way.model, {}):
+            raise Unavailable(
+                f"version {named} of model {way.model!r} is known but not ready; see the repository index"
+            )
+        versions = newest_first(each for each in way.named if not each.startswith("@"))
+        raise Unknown(f"model {way.model!r} has no version {named}; {known('versions', versions)}")
 
     async def _sweep(self) -> None:
-        """Answer those whose deadline passed while their model ran in a thread."""
+        """Answer those whose deadline passed while their model ran in a thread, and look at the brakes."""
         while True:
             await asyncio.sleep(SWEEP_S)
+            self.traffic.look_at_brakes()
             now_ns = monotonic_ns()
             for servable in self.shelf.loaded.all():
                 servable.lane.expire_running(now_ns)

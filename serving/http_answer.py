@@ -6,7 +6,7 @@ import logging
 
 import orjson
 
-from serving.answer import Encoded, encode
+from serving.answer import ROUTE_HEADER, Encoded, encode
 from serving.content_coding import compress, worth
 from serving.errors import HTTP_STATUS, Failed, Overloaded, TooLarge, TurnoutError, WrongMethod
 from serving.http_head import Head
@@ -79,12 +79,14 @@ def encode_bounded(
     return encoded, body_bytes
 
 
-def inference_message(encoded: Encoded, head: Head, *, keep_alive: bool) -> bytes:
+def inference_message(encoded: Encoded, head: Head, stamp: bytes, *, keep_alive: bool) -> bytes:
     """Return an inference's answer, compressed where the client takes it and it pays."""
     body = b"".join(encoded.parts)
     extra: tuple[tuple[str, str], ...] = ()
+    if stamp:
+        extra = ((ROUTE_HEADER, stamp.decode()),)
     if encoded.json_bytes is not None:
-        extra = (("inference-header-content-length", str(encoded.json_bytes)),)
+        extra = (*extra, ("inference-header-content-length", str(encoded.json_bytes)))
     if head.accept and worth(body):
         body = compress(body, head.accept)
         extra = (*extra, ("content-encoding", head.accept))

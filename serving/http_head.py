@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from router.names import InvalidName, check_alias, check_version
 from serving.config import Limits
 from serving.errors import HeadTooLarge, Invalid, TooLarge, TurnoutError, UnknownEncoding
 from serving.target import NOWHERE, Target, resolve
@@ -48,6 +49,8 @@ class Head:
     """x-request-timeout-seconds; 0 leaves it to the server."""
     request_id: bytes
     """x-request-id; safe in JSON, in a header and in a log line as it is."""
+    named: str
+    """x-turnout-version or x-turnout-alias, the latter with an ``@`` before it; empty if neither."""
     headers: tuple[Field, ...]
     problem: TurnoutError | None = None
     """Why the request is refused although its end is known."""
@@ -70,6 +73,8 @@ _SINGLE = frozenset(
         b"content-encoding",
         b"x-request-timeout-seconds",
         b"x-request-id",
+        b"x-turnout-version",
+        b"x-turnout-alias",
     )
 )
 """Headers that mean nothing if they come twice."""
@@ -112,7 +117,7 @@ def parse(data: bytes, limits: Limits) -> Head:
         terms = _terms(single, twice, length)
     except TurnoutError as error:
         problem = problem or error.with_traceback(None)
-    json_bytes, coding, timeout_ns, request_id = terms
+    json_bytes, coding, timeout_ns, request_id, named = terms
     return Head(
         method=method,
         target=target,
@@ -125,6 +130,7 @@ def parse(data: bytes, limits: Limits) -> Head:
         accept=_accept(_listed(headers, b"accept-encoding")),
         timeout_ns=timeout_ns,
         request_id=request_id,
+        named=named,
         headers=headers,
         problem=problem,
         version=version,
@@ -237,17 +243,23 @@ def _listed(headers: Iterable[Field], name: bytes) -> bytes:
     return b",".join([value for each, value in headers if each == name])
 
 
-_Terms = tuple[int | None, str, int, bytes]
-_NO_TERMS: _Terms = (None, "", 0, b"")
+_Terms = tuple[int | None, str, int, bytes, str]
+_NO_TERMS: _Terms = (None, "", 0, b"", "")
 
 
 def _terms(single: dict[bytes, bytes], twice: bytes, length: int) -> _Terms:
-    """Read what concerns this request only: JSON bytes, coding, timeout and id."""
+    """Read what concerns this request only: JSON bytes, coding, timeout, id and version."""
     if twice == b"content-encoding":
         raise UnknownEncoding("more than one content-encoding header; send one, gzip or deflate")
     if twice:
         raise Invalid(f"more than one {twice.decode()} header; send one")
-    return _json_bytes(single, length), _coding(single), _timeout_ns(single), _request_id(single)
+    return (
+        _json_bytes(single, length),
+        _coding(single),
+        _timeout_ns(single),
+        _request_id(single),
+        _named(single),
+    )
 
 
 def _json_bytes(single: dict[bytes, bytes], length: int) -> int | None:
@@ -289,6 +301,19 @@ def _request_id(single: dict[bytes, bytes]) -> bytes:
             "expected at most 256 visible ASCII characters other than '\"' and '\\'"
         )
     return text
+
+
+def _named(single: dict[bytes, bytes]) -> str:
+    version, alias = single.get(b"x-turnout-version"), single.get(b"x-turnout-alias")
+    if version is not None and alias is not None:
+        raise Invalid("both x-turnout-version and x-turnout-alias; send one of them")
+    try:
+        if version is not None:
+            return check_version(version.decode("latin-1"))
+        return f"@{check_alias(alias.decode('latin-1'))}" if alias is not None else ""
+    except InvalidName as error:
+        where = "x-turnout-alias" if version is None else "x-turnout-version"
+        raise Invalid(f"the {where} header is malformed: {error}") from None
 
 
 def _accept(text: bytes) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from serving import access
 from serving.config import Config, ConfigError
 from serving.sockets import Holder, bound_at, listen, private_folder
 
@@ -28,12 +29,15 @@ END_S_MAX = 30.0
 """What Ray may take to end beyond the time that requests in flight are given; then it is killed."""
 DRIVER = "from serving.deploy import drive; drive()"
 
-Announce = Callable[[str, str], None]
+Announce = Callable[[str, str, str], None]
 
 
-def say_ready(http: str, metrics: str) -> None:
-    """Print where HTTP and metrics are to be found."""
-    print(f"turnout: ready on Ray at http://{http}, metrics at http://{metrics}/metrics", flush=True)
+def say_ready(http: str, metrics: str, admin: str) -> None:
+    """Print where HTTP, metrics and the admin application are to be found."""
+    print(
+        f"turnout: ready on Ray at http://{http}, metrics at http://{metrics}/metrics, admin at http://{admin}",
+        flush=True,
+    )
 
 
 def run(config: Config, announce: Announce = say_ready) -> None:
@@ -42,7 +46,7 @@ def run(config: Config, announce: Announce = say_ready) -> None:
     Parameters
     ----------
     announce : callable, optional
-        Told once where HTTP and metrics are to be found, when every replica is ready.
+        Told once where HTTP, metrics and admin are to be found, when every replica is ready.
 
     Raises
     ------
@@ -51,22 +55,43 @@ def run(config: Config, announce: Announce = say_ready) -> None:
     RuntimeError
         If Ray or the replicas cannot start, or Ray ended by itself.
     """
-    with _sockets(config) as (holder, http, metrics):
-        folder = holder.path.parent
+    from serving.desk import sole
+
+    config = _absolute(config)
+    config = with_admin_port(config)
+    with _sockets(config) as (holder, http, metrics), sole(config), contextlib.ExitStack() as stack:
+        folder, control = holder.path.parent, access.control_folder(config)
+        url = f"http://{config.server.admin}"
+
+        def ready() -> None:
+            access.announce(control, url, str(config.repository.path))
+            stack.callback(access.withdraw, control, url)
+            announce(http, metrics, config.server.admin)
+
         with _driver(config, folder) as (driver, news), _signals(driver):
             try:
                 for line in news:
-                    _tell(json.loads(line), announce, http, metrics)
+                    _tell(json.loads(line), ready)
             except KeyboardInterrupt:
                 holder.close()  # What nobody will answer is better refused now.
                 return
             raise RuntimeError(f"Ray's driver ended by itself, with code {driver.wait(END_S_MAX)}")
 
 
-def _tell(said: dict[str, str], announce: Announce, http: str, metrics: str) -> None:
+def with_admin_port(config: Config) -> Config:
+    """Return `config` with a free port for the admin application where it leaves the choice.
+
+    Serve's proxy binds it itself, later, so a port that is in use is said here.
+    """
+    with listen(config.server.admin) as probe:
+        server = config.server.model_copy(update={"admin": bound_at(probe)})
+    return config.model_copy(update={"server": server})
+
+
+def _tell(said: dict[str, str], ready: Callable[[], None]) -> None:
     match said:
         case {"event": "ready"}:
-            announce(http, metrics)
+            ready()
         case {"event": "mistake", "text": text}:
             raise ConfigError(text)
         case {"event": "failed", "text": text}:
@@ -91,7 +116,7 @@ def _sockets(config: Config) -> Iterator[tuple[Holder, str, str]]:
 @contextlib.contextmanager
 def _driver(config: Config, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[str]]]:
     """Start the driver; what it has to say comes as lines of JSON, and their end is its end."""
-    (folder / "config.json").write_text(_absolute(config).model_dump_json())
+    (folder / "config.json").write_text(config.model_dump_json())
     reading, writing = os.pipe()
     with os.fdopen(reading, encoding="utf-8") as news:
         command = [sys.executable, "-c", DRIVER, str(folder), str(writing)]

@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import shutil
 import signal
 import socket
 import ssl
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
 import uvloop
 
-from serving import listen_metrics
+from serving import access, listen_metrics
 from serving.config import Config, ConfigError
 from serving.gateway import Gateway
+from serving.link import Link
 from serving.listen_http import Listener
 from serving.metrics import Reading, ServerReading, VersionReading, registry
 from serving.peers import Peers
-from serving.sockets import bound_at, listen
+from serving.share import ShareReading
+from serving.sockets import bound_at, listen, private_folder
 
 log = logging.getLogger("turnout")
 
@@ -29,6 +35,22 @@ SWITCH_INTERVAL_S = 0.001
 GARBAGE_THRESHOLDS = (10_000, 20, 50)
 
 
+Announce = Callable[[str, str, str], None]
+"""Told where HTTP, metrics and the admin application are to be found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Where a replica finds its control, and what it is called there.
+
+    `folder` is the deployment's private one; in `brakes` a brake is pulled by making a file.
+    """
+
+    folder: Path
+    name: str
+    brakes: Path
+
+
 class Serving:
     """A gateway, its HTTP listener and its metrics, on sockets that are bound and listen already.
 
@@ -36,15 +58,24 @@ class Serving:
     ----------
     peers : Peers, optional
         The other replicas behind the same sockets, whose counts the metrics then include.
+    post : Post, optional
+        Where the control is. Without one there is none, and the highest version of each model answers.
     """
 
     def __init__(
-        self, config: Config, http: socket.socket, metrics: socket.socket, peers: Peers | None = None
+        self,
+        config: Config,
+        http: socket.socket,
+        metrics: socket.socket,
+        peers: Peers | None = None,
+        post: Post | None = None,
     ) -> None:
         self._config = config
         self._http = http
         self._metrics_socket = metrics
         self._peers = peers
+        self._post = post
+        self._link: Link | None = None
         self._metrics: listen_metrics.Server | None = None
         self._gateway: Gateway | None = None
         self._listener: Listener | None = None
@@ -55,7 +86,7 @@ class Serving:
         return self._listener is not None and self._gateway is not None and self._gateway.ready
 
     async def start(self) -> None:
-        """Load and warm the models, then accept requests. On the event loop that is to serve.
+        """Get the table, load and warm the models, then accept requests. On the loop that is to serve.
 
         Raises
         ------
@@ -64,13 +95,19 @@ class Serving:
         """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         tls = tls_context(self._config)
-        self._gateway = Gateway(self._config)
+        post = self._post
+        self._gateway = Gateway(self._config, post.brakes if post is not None else None)
         total = self.read
         if self._peers is not None:
             self._peers.open(self.read)
             total = self._peers.total
         self._metrics = listen_metrics.serve(self._metrics_socket, registry(total))
+        if post is not None:
+            self._link = Link(self._gateway, post.folder, post.name, self._config.traffic)
+            await self._link.start()
         await self._gateway.start()
+        if self._link is not None:
+            await self._link.settle()
         settle_garbage()
         self._listener = Listener(self._gateway)
         await self._listener.start(self._http, tls)
@@ -81,6 +118,8 @@ class Serving:
             self._gateway.draining = True
         if self._listener is not None:
             await self._listener.drain(self._config.server.drain_s_max)
+        if self._link is not None:  # It went on acknowledging changes while there was something to answer.
+            await self._link.close()
         if self._gateway is not None:
             await self._gateway.close()
         if self._metrics is not None:
@@ -96,17 +135,20 @@ class Serving:
             server = ServerReading(listener.connections, listener.bodies.bytes_now, dict(listener.rejections))
         if self._gateway is None or not self._config.metrics.enabled:
             return Reading({}, server)
+        shares = self._gateway.traffic.shares()
         versions = {
-            (servable.spec.artifact.model, str(servable.spec.artifact.version)): VersionReading(
+            (model, version): VersionReading(
                 servable.ledger.snapshot(),
                 len(servable.lane),
                 servable.lane.waiting.count,
                 {"cpu": servable.memory_bytes},
                 servable.load_s,
+                shares.get((model, version), ShareReading()),
             )
-            for servable in self._gateway.shelf.loaded.all()
+            for model, loaded in self._gateway.shelf.loaded.servables.items()
+            for version, servable in loaded.items()
         }
-        return Reading(versions, server)
+        return Reading(versions, server, self._gateway.shadows.readings())
 
 
 def settle_garbage() -> None:
@@ -133,33 +175,53 @@ def tls_context(config: Config) -> ssl.SSLContext | None:
     return context
 
 
-def run(config: Config, announce: Callable[[str, str], None] | None = None) -> None:
-    """Serve in this process until SIGINT or SIGTERM.
+def run(config: Config, announce: Announce | None = None) -> None:
+    """Serve in this process until SIGINT or SIGTERM, with a control of its own.
 
     Parameters
     ----------
     announce : callable, optional
-        Told once where HTTP and metrics are to be found, when requests are accepted.
+        Told once where to find what, when requests are accepted.
     """
-    http, metrics = listen(config.server.http), listen(config.server.metrics)
-    uvloop.run(_serve(config, http, metrics, announce))
+    from serving.desk import Desk, brakes_folder, sole
+
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(listen(at))
+            for at in (config.server.http, config.server.metrics, config.server.admin)
+        ]
+        stack.enter_context(sole(config))
+        folder = private_folder()
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        desk = Desk(config, folder, sockets[2])
+        stack.callback(desk.close)
+        desk.start()
+        post = Post(folder, "local", brakes_folder(config))
+        serving = Serving(config, sockets[0], sockets[1], post=post)
+
+        def ready() -> None:
+            desk.answer()
+            url = f"http://{bound_at(sockets[2])}"
+            control = access.control_folder(config)
+            access.announce(control, url, str(config.repository.path))
+            stack.callback(access.withdraw, control, url)
+            if announce is not None:
+                announce(*map(bound_at, sockets))
+
+        uvloop.run(_serve(serving, ready))
 
 
-async def _serve(
-    config: Config, http: socket.socket, metrics: socket.socket, announce: Callable[[str, str], None] | None
-) -> None:
+async def _serve(serving: Serving, ready: Callable[[], None]) -> None:
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, over.set)
-    serving = Serving(config, http, metrics)
     starting = loop.create_task(serving.start())
     ending = loop.create_task(over.wait())
     await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
         starting.result()
-        if announce is not None:
-            # In a thread, so that it may ask the gateway something.
-            await loop.run_in_executor(None, announce, bound_at(http), bound_at(metrics))
+        # In a thread, so that it may ask the gateway something.
+        await loop.run_in_executor(None, ready)
         await ending
         await serving.drain()

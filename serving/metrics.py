@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from typing import Any
 
-import numpy as np
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client import metrics_core as client
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
-from kernels.histogram import MARK_BINS, MARKS_NS
+from serving.comparison import Death, Drop, ShadowReading, total
 from serving.errors import HTTP_STATUS, Failed, TurnoutError
-from serving.ledger import MORE, Durations, Snapshot
+from serving.family import Family, Kind, Of, buckets, rows_buckets
+from serving.ledger import Snapshot
+from serving.share import ShareReading
 
 Key = tuple[str, str]
 """A model and its version."""
@@ -45,6 +44,7 @@ class VersionReading:
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     """By device, such as cpu or cuda:0."""
     load_s: float = 0.0
+    share: ShareReading = field(default_factory=ShareReading)
 
     @property
     def loaded(self) -> bool:
@@ -56,8 +56,9 @@ class VersionReading:
             self.counts + other.counts,
             self.pending_requests + other.pending_requests,
             self.queue_requests + other.queue_requests,
-            _sum(self.memory_bytes, other.memory_bytes),
+            total(self.memory_bytes, other.memory_bytes),
             max(self.load_s, other.load_s),
+            self.share + other.share,
         )
 
 
@@ -75,15 +76,8 @@ class ServerReading:
         return ServerReading(
             self.connections + other.connections,
             self.bodies_bytes + other.bodies_bytes,
-            _sum(self.rejections, other.rejections),
+            total(self.rejections, other.rejections),
         )
-
-
-def _sum(mine: Mapping[Any, Any], theirs: Mapping[Any, Any]) -> dict[Any, Any]:
-    total = dict(mine)
-    for key, value in theirs.items():
-        total[key] = total[key] + value if key in total else value
-    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,104 +90,52 @@ class Reading:
 
     versions: Mapping[Key, VersionReading] = field(default_factory=dict)
     server: ServerReading = ServerReading()
+    shadows: Mapping[Key, ShadowReading] = field(default_factory=dict)
+    """By the shadow's own version."""
 
     def __add__(self, other: Reading) -> Reading:
-        return Reading(_sum(self.versions, other.versions), self.server + other.server)
+        return Reading(
+            total(self.versions, other.versions),
+            self.server + other.server,
+            total(self.shadows, other.shadows),
+        )
+
+    def of(self, what: Of) -> Iterator[tuple[tuple[str, ...], Any]]:
+        """Yield the labels and the reading of everything that a metric can be of."""
+        match what:
+            case Of.VERSION:
+                yield from self.versions.items()
+            case Of.SERVER:
+                yield (), self.server
+            case Of.SHADOW:
+                yield from self.shadows.items()
+            case Of.PAIR:
+                for key, shadow in self.shadows.items():
+                    for primary, pair in shadow.pairs.items():
+                        yield (*key, primary), pair
 
     def to_json(self) -> dict[str, Any]:
         """Return a document of plain values that `from_json` reads back."""
         versions = []
         for key, each in self.versions.items():
-            gauges = {name: getattr(each, name) for name in each.__slots__ if name != "counts"}
-            versions.append([*key, each.counts.to_json(), gauges])
-        return {"versions": versions, "server": asdict(self.server)}
+            gauges = {name: getattr(each, name) for name in each.__slots__ if name not in ("counts", "share")}
+            versions.append([*key, each.counts.to_json(), asdict(each.share), gauges])
+        shadows = [[*key, each.to_json()] for key, each in self.shadows.items()]
+        return {"versions": versions, "server": asdict(self.server), "shadows": shadows}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Reading:
         """Read what `to_json` wrote; a `ValueError` says that it was another release."""
         versions = {
-            (model, version): VersionReading(Snapshot.from_json(counts), **gauges)
-            for model, version, counts, gauges in document["versions"]
+            (model, version): VersionReading(
+                Snapshot.from_json(counts), share=ShareReading(**share), **gauges
+            )
+            for model, version, counts, share, gauges in document["versions"]
         }
-        return cls(versions, ServerReading(**document["server"]))
-
-
-@dataclass(frozen=True, slots=True)
-class Buckets:
-    """A histogram as Prometheus wants it: counts at or below each edge, +Inf included, and the sum."""
-
-    counts: list[tuple[str, int]]
-    total: float
-
-
-def _edge(value: float) -> str:
-    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
-
-
-def _buckets(durations: Durations, unit_ns: int) -> Buckets:
-    # Every mark is an edge of the bins, so these counts are exact.
-    ranks = np.cumsum([0, *durations.counts])
-    edges = [_edge(mark / unit_ns) for mark in MARKS_NS]
-    counts = list(zip(edges, ranks[MARK_BINS].tolist(), strict=True))
-    return Buckets([*counts, ("+Inf", int(ranks[-1]))], durations.total_ns / unit_ns)
-
-
-ROWS_MARKS = tuple(2**power for power in range(13))
-
-
-def _rows_buckets(counts: Snapshot) -> Buckets:
-    sizes = [size for size in counts.sizes if size.rows != MORE]
-    within = [(_edge(mark), sum(size.runs for size in sizes if size.rows <= mark)) for mark in ROWS_MARKS]
-    return Buckets([*within, ("+Inf", counts.runs)], counts.rows)
-
-
-class Kind(StrEnum):
-    """A metric's type, in Prometheus's words."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """A metric: its name, and how its value is read.
-
-    `read` gets a `VersionReading` if the metric has the label `model`, and a `ServerReading`
-    otherwise. It returns a number, or `Buckets`, or, where there is an `over`, a number for each
-    value of that label.
-    """
-
-    name: str
-    kind: Kind
-    read: Callable[[Any], Any]
-    help: str
-    labels: tuple[str, ...] = ("model", "version")
-    over: str = ""
-
-    def new(self) -> Any:
-        """Return an empty family of prometheus-client's."""
-        labels = [*self.labels, self.over] if self.over else list(self.labels)
-        match self.kind:
-            case Kind.HISTOGRAM:
-                return client.HistogramMetricFamily(self.name, self.help, labels=labels)
-            case Kind.GAUGE:
-                return client.GaugeMetricFamily(self.name, self.help, labels=labels)
-            case Kind.COUNTER if self.name.endswith("_total"):
-                return client.CounterMetricFamily(self.name, self.help, labels=labels)
-            case _:  # Prometheus-client appends _total to a counter's name, and Triton's have none.
-                return client.UnknownMetricFamily(self.name, self.help, labels=labels)
-
-    def add(self, family: Any, labels: Iterable[str], subject: VersionReading | ServerReading) -> None:
-        """Add the samples of one subject to `family`."""
-        value = self.read(subject)
-        if isinstance(value, Buckets):
-            family.add_metric([*labels], value.counts, value.total)
-        elif self.over:
-            for each, number in value.items():
-                family.add_metric([*labels, each], number)
-        else:
-            family.add_metric([*labels], value)
+        shadows = {
+            (model, version): ShadowReading.from_json(each) for model, version, each in document["shadows"]
+        }
+        return cls(versions, ServerReading(**document["server"]), shadows)
 
 
 C, G, H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
@@ -241,19 +183,19 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "nv_inference_request_duration_histogram_us",
         H,
-        lambda v: _buckets(v.counts.request, 1000),
+        lambda v: buckets(v.counts.request, 1000),
         "Time from a request's last byte to its answer, in microseconds.",
     ),
     Family(
         "nv_inference_queue_duration_histogram_us",
         H,
-        lambda v: _buckets(v.counts.queue, 1000),
+        lambda v: buckets(v.counts.queue, 1000),
         "Time that a request waited in the queue, in microseconds.",
     ),
     Family(
         "nv_inference_compute_infer_duration_histogram_us",
         H,
-        lambda v: _buckets(v.counts.infer, 1000),
+        lambda v: buckets(v.counts.infer, 1000),
         "Time that the model ran for a request, in microseconds.",
     ),
     Family(
@@ -266,10 +208,10 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "turnout_request_duration_seconds",
         H,
-        lambda v: _buckets(v.counts.request, 10**9),
+        lambda v: buckets(v.counts.request, 10**9),
         "Time from a request's last byte to its answer.",
     ),
-    Family("turnout_batch_rows", H, lambda v: _rows_buckets(v.counts), "Rows of a run of the model."),
+    Family("turnout_batch_rows", H, lambda v: rows_buckets(v.counts), "Rows of a run of the model."),
     Family("turnout_queue_depth", G, lambda v: v.queue_requests, "Requests waiting in the version's queue."),
     Family(
         "turnout_queue_rejected_total",
@@ -286,15 +228,112 @@ FAMILIES: tuple[Family, ...] = (
         over="device",
     ),
     Family(
+        "turnout_traffic_weight",
+        G,
+        lambda v: v.share.weight,
+        "Share of the model's requests that the version is to have, from 0 to 1.",
+    ),
+    Family(
+        "turnout_traffic_share_ratio",
+        G,
+        lambda v: v.share.ratio,
+        "Share of the model's requests that the version got since its route was last changed, from 0 to 1.",
+    ),
+    Family(
+        "turnout_traffic_split_evidence",
+        G,
+        lambda v: v.share.evidence_log10,
+        "Evidence that requests are not dealt by the weight: log10 of an e-value; 4 is an alarm.",
+    ),
+    Family(
+        "turnout_routing_epoch",
+        G,
+        lambda v: v.share.epoch,
+        "Revision of the routing table that gave the model its route.",
+    ),
+    Family(
+        "turnout_routed_total",
+        C,
+        lambda v: {"split": v.share.split_total, "sticky": v.share.sticky_total},
+        "Requests that fell to the version where several share the traffic, by how.",
+        over="reason",
+    ),
+    Family(
         "turnout_http_rejected_total",
         C,
         lambda s: {each: s.rejections.get(each, 0) for each in REASONS.values()},
         "HTTP requests answered with an error, by the error's class.",
-        labels=(),
+        of=Of.SERVER,
         over="reason",
     ),
-    Family("turnout_http_connections", G, lambda s: s.connections, "Open HTTP connections.", labels=()),
-    Family("turnout_http_bodies_bytes", G, lambda s: s.bodies_bytes, "Request bodies in memory.", labels=()),
+    Family("turnout_http_connections", G, lambda s: s.connections, "Open HTTP connections.", of=Of.SERVER),
+    Family(
+        "turnout_http_bodies_bytes", G, lambda s: s.bodies_bytes, "Request bodies in memory.", of=Of.SERVER
+    ),
+    Family("turnout_shadow_running", G, lambda s: s.running, "Processes that run the shadow.", of=Of.SHADOW),
+    Family(
+        "turnout_shadow_restarts_total",
+        C,
+        lambda s: {each.value: s.restarts.get(each, 0) for each in Death},
+        "Starts of the shadow's process after its death, by the cause of that.",
+        of=Of.SHADOW,
+        over="reason",
+    ),
+    Family("turnout_shadow_rows_total", C, lambda p: p.rows, "Rows compared.", of=Of.PAIR),
+    Family(
+        "turnout_shadow_dropped_total",
+        C,
+        lambda p: {each.value: p.dropped.get(each, 0) for each in Drop},
+        "Rows drawn for the shadow and not compared, by cause.",
+        of=Of.PAIR,
+        over="reason",
+    ),
+    Family(
+        "turnout_shadow_disagreement_ratio",
+        G,
+        lambda p: p.each("disagreement"),
+        "The part of the rows whose class, label or string differs.",
+        of=Of.PAIR,
+        over="output",
+    ),
+    Family(
+        "turnout_shadow_difference_max",
+        G,
+        lambda p: p.each("difference_max"),
+        "The largest difference of two scores.",
+        of=Of.PAIR,
+        over="output",
+    ),
+    Family(
+        "turnout_shadow_difference_mean",
+        G,
+        lambda p: p.each("difference_mean"),
+        "The mean difference of two scores, either way.",
+        of=Of.PAIR,
+        over="output",
+    ),
+    Family(
+        "turnout_shadow_rank_correlation",
+        G,
+        lambda p: p.each("correlation"),
+        "How alike scores are ordered: 1 is alike, -1 the other way round.",
+        of=Of.PAIR,
+        over="output",
+    ),
+    Family(
+        "turnout_shadow_run_duration_seconds",
+        H,
+        lambda p: buckets(p.shadow, 10**9),
+        "Processor time of the shadow's runs of whole batches.",
+        of=Of.PAIR,
+    ),
+    Family(
+        "turnout_shadow_primary_run_duration_seconds",
+        H,
+        lambda p: buckets(p.primary, 10**9),
+        "Time of the runs of the same batches for their answers.",
+        of=Of.PAIR,
+    ),
 )
 
 
@@ -309,12 +348,9 @@ class Table(Collector):
         reading = self._read()
         for each in FAMILIES:
             family = each.new()
-            if each.labels:
-                for key, version in reading.versions.items():
-                    if version.loaded or each.kind is not Kind.GAUGE:
-                        each.add(family, key, version)
-            else:
-                each.add(family, (), reading.server)
+            for labels, subject in reading.of(each.of):
+                if each.kind is not Kind.GAUGE or getattr(subject, "loaded", True):
+                    each.add(family, labels, subject)
             yield family
 
 

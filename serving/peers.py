@@ -39,6 +39,8 @@ ASKED_MAX = 128
 """Twice the replicas that there may be: in a rolling restart old and new ones overlap."""
 VERSIONS_MAX = 1024
 """Versions whose counts are kept when their replicas are gone; beyond it those go that are idle longest."""
+SHADOWS_MAX = 256
+"""Shadows of which the same holds."""
 NAMES_MAX = 256
 """Names kept of those merged: more replicas than can be merged while a single scrape is looking."""
 VISIT_S_MAX = 1.0
@@ -239,12 +241,12 @@ class Merged:
     names: tuple[str, ...] = ()
 
     def plus(self, last: Mapping[str, Reading]) -> Merged:
-        """Return the sum with further ones, within `VERSIONS_MAX` and `NAMES_MAX`."""
+        """Return the sum with further ones, within `VERSIONS_MAX`, `SHADOWS_MAX` and `NAMES_MAX`."""
         total = reduce(add, last.values(), self.reading)
-        latest = sorted(total.versions.items(), key=lambda item: item[1].counts.last_ns, reverse=True)
-        return Merged(
-            Reading(dict(latest[:VERSIONS_MAX]), total.server), (*self.names, *sorted(last))[-NAMES_MAX:]
-        )
+        versions = sorted(total.versions.items(), key=lambda item: item[1].counts.last_ns, reverse=True)
+        shadows = sorted(total.shadows.items(), key=lambda item: item[1].last_ns, reverse=True)
+        reading = Reading(dict(versions[:VERSIONS_MAX]), total.server, dict(shadows[:SHADOWS_MAX]))
+        return Merged(reading, (*self.names, *sorted(last))[-NAMES_MAX:])
 
     def to_bytes(self) -> bytes:
         """Return the file's content."""
@@ -267,8 +269,9 @@ UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 
 def counters(reading: Reading) -> Reading:
     """Return what is still true of a replica that is gone: its counts, and no gauge."""
-    versions = {key: VersionReading(each.counts) for key, each in reading.versions.items()}
-    return Reading(versions, ServerReading(rejections=reading.server.rejections))
+    versions = {key: VersionReading(each.counts, share=each.share) for key, each in reading.versions.items()}
+    shadows = {key: each.counters() for key, each in reading.shadows.items()}
+    return Reading(versions, ServerReading(rejections=reading.server.rejections), shadows)
 
 
 def _parse(raw: bytes) -> Reading | None:

@@ -30,6 +30,8 @@ class Plan:
     lost: set[int] = field(default_factory=set)
     kept: dict[str, str] = field(default_factory=dict)
     left: set[str] = field(default_factory=set)
+    gone: bool = False
+    """The repository has no folder for the model any more, which is how its operator says that it ends."""
 
     @property
     def whole(self) -> bool:

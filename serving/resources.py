@@ -11,7 +11,7 @@ import orjson
 from serving import pbtxt
 from serving.errors import Invalid, Refused, Unavailable, Unknown, Unsupported
 from serving.gateway import Gateway
-from serving.shelf import State
+from serving.index import State
 from serving.target import Resource, Target
 from serving.wire import TensorSpec
 

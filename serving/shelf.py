@@ -7,102 +7,47 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from router.table import Route, RoutingTable, newest_first, pick
+from router.table import newest_first
 from serving import admit, loader, pbtxt, repository
 from serving.aside import aside
-from serving.calls import weight_bytes
 from serving.config import Config
 from serving.device import NoDevice
 from serving.errors import TurnoutError
+from serving.index import UNLOADED, Standing, State
+from serving.keeping import Keeping
 from serving.lane import Lane
-from serving.layout import Layout, bind
 from serving.ledger import Ledger
 from serving.loader import Prepared
-from serving.model import Artifact, ModelConfig, ModelSpec
+from serving.model import Artifact, ModelConfig
 from serving.plan import ROUNDS_MAX, Failures, Plan, runs_alike
 from serving.regular import Refusal
 from serving.repository import Candidate
+from serving.servable import Servable
 from serving.signature import read_labels
 from serving.store import Store, VersionChanged
 from serving.tick import Tick
 from serving.waiting import Waiting
-from serving.wire import Call
 
 log = logging.getLogger("turnout.shelf")
 T = TypeVar("T")
 
-LAYOUTS_MAX = 4096
-LAYOUT_BYTES_MAX = 16 * 1024
-"""Calls up to this weight are remembered."""
 LEDGER_ROWS_MAX = 256
 """Batches of up to this many rows are told apart in the counts."""
-UNLOADED = "unloaded"
 
 
-class State(StrEnum):
-    """A version's state in the repository index, in Triton's words."""
-
-    LOADING = "LOADING"
-    READY = "READY"
-    UNLOADING = "UNLOADING"
-    UNAVAILABLE = "UNAVAILABLE"
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A line of the repository index."""
-
-    state: State
-    reason: str = ""
-
-
-class Servable:
-    """A version that answers: its signature, its lane, its ledger, and the calls that it has seen."""
-
-    __slots__ = ("lane", "layouts", "ledger", "load_s", "memory_bytes", "spec")
-
-    def __init__(self, prepared: Prepared, lane: Lane, ledger: Ledger) -> None:
-        self.spec: ModelSpec = prepared.spec
-        self.lane = lane
-        self.ledger = ledger
-        self.load_s = prepared.load_s
-        self.memory_bytes = prepared.memory_bytes
-        self.layouts: dict[Call, Layout] = {}
-
-    def layout(self, call: Call) -> Layout:
-        """Return how `call` fits this version; `Invalid` if it does not."""
-        found = self.layouts.get(call)
-        if found is None:
-            found = bind(self.spec, call)
-            if len(self.layouts) >= LAYOUTS_MAX:
-                self.layouts.clear()
-            if weight_bytes(call) <= LAYOUT_BYTES_MAX:  # Parameters are as large as a client likes.
-                self.layouts[call] = found
-        return found
+class VersionGone(Refusal):
+    """A version that is needed, and whose folder was removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Everything that can answer, and who does: one reference, swapped whole.
+    """Everything that can answer: one reference, swapped whole."""
 
-    `chosen` is `pick` for every model and whatever version a request may name, "" if none.
-    """
-
-    table: RoutingTable = RoutingTable()
     servables: Mapping[str, Mapping[str, Servable]] = field(default_factory=lambda: MappingProxyType({}))
-    chosen: dict[str, dict[str, Servable]] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        chosen = {
-            model: {asked: versions[pick(self.table, model, asked)] for asked in ("", *versions)}
-            for model, versions in self.servables.items()
-        }
-        object.__setattr__(self, "chosen", chosen)  # Computed once, for every request.
 
     def all(self) -> list[Servable]:
         """Return every version that answers."""
@@ -114,11 +59,24 @@ class Shelf:
 
     Changes happen one at a time, in a thread of their own that counts little to the scheduler; what
     is served meanwhile stays as it is until the new version is warm, and if that fails, for good.
+
+    Parameters
+    ----------
+    carry : callable
+        Told whenever other versions can answer than before, on the event loop.
     """
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        carry: Callable[[Mapping[str, Mapping[str, Servable]]], None] = lambda _servables: None,
+    ) -> None:
         self.config = config
         self._loop = loop
+        self._carry = carry
+        self.keeping = Keeping()
+        """What must be here whatever the models' own policies say."""
         self._tick = Tick(loop)
         self.loaded = Loaded()
         self.index: dict[str, dict[str, Standing]] = {}
@@ -159,6 +117,34 @@ class Shelf:
                 names = [plan.model for plan in plans if plan.lost and plan.config.versions.by_age]
             self._forget(candidates)
 
+    def keep(self, must: Mapping[str, frozenset[str]], good: Mapping[str, Sequence[str]]) -> None:
+        """Keep these versions from now on; `tidy` drops what that leaves over."""
+        self.keeping = replace(self.keeping, must=must, good=good)
+
+    async def ensure(self, model: str, versions: frozenset[str]) -> dict[str, str]:
+        """Load what is not loaded of these versions; return those that cannot be, and why."""
+        if not versions <= set(self._served(model)):
+            self.keeping = self.keeping.with_must(model, versions)
+            await self.refresh([model])
+        standing = self.index.get(model, {})
+        reasons = {version: standing.get(version, standing.get("")) for version in versions}
+        return {
+            version: reason.reason if reason is not None and reason.reason else "it is not in the repository"
+            for version, reason in reasons.items()
+            if version not in self._served(model)
+        }
+
+    async def tidy(self) -> None:
+        """Drop what neither policy nor route needs, and of the rest what is beyond its budget."""
+        async with self._changing:
+            loaded = {
+                (model, version): servable.memory_bytes
+                for model, versions in self.loaded.servables.items()
+                for version, servable in versions.items()
+            }
+            for model, version in self.keeping.dispensable(loaded, self.config.traffic.kept_bytes_max):
+                await self._take_down(model, version)
+
     async def unload(self, model: str) -> None:
         """Stop serving `model` and give its memory back."""
         async with self._changing:
@@ -176,7 +162,7 @@ class Shelf:
         if candidate is None:
             if name in self.config.repository.models:
                 self._note(name, "", State.UNAVAILABLE, "the repository has no folder of this name")
-            return Plan(name, ModelConfig(name))
+            return Plan(name, ModelConfig(name), gone=True)
         try:
             if candidate.reason is not None:
                 raise Refusal(candidate.reason)
@@ -192,7 +178,10 @@ class Shelf:
             self._note(name, str(version), State.UNAVAILABLE, fault)
         plan = Plan(name, config, labels=labels, refused=refused)
         faulty_but_served = {each for each in candidate.faults if str(each) in self._served(name)}
-        for version in config.versions.choose(sorted({*candidate.versions, *faulty_but_served} - refused)):
+        chosen = config.versions.choose(sorted({*candidate.versions, *faulty_but_served} - refused))
+        self.keeping = self.keeping.with_policy(name, frozenset(map(str, chosen)))
+        needed = {int(version) for version in self.keeping.must.get(name, ())} - refused
+        for version in sorted({*chosen, *needed}):
             await self._fetch(plan, version, candidate)
         return plan
 
@@ -202,13 +191,15 @@ class Shelf:
         try:
             if version in candidate.faults:
                 raise Refusal(candidate.faults[version])
+            if version not in candidate.versions:
+                raise VersionGone("its folder is gone from the repository")
             artifact = await self._in_loader(
                 self._store.put, plan.model, version, candidate.versions[version]
             )
         except (ValueError, OSError) as error:
             self._note(plan.model, number, State.UNAVAILABLE, _words(error))
             before = self._served(plan.model).get(number)
-            if before is None and isinstance(error, VersionChanged):
+            if before is None and isinstance(error, VersionChanged | VersionGone):
                 before = await self._in_loader(self._store.admitted, plan.model, version)
             if before is None:
                 plan.lost.add(version)
@@ -274,7 +265,8 @@ class Shelf:
             else:
                 await self._put_up(plan, artifact)
         if plan.whole:
-            for version in set(self._served(plan.model)) - set(plan.artifacts):
+            spared = set() if plan.gone else self.keeping.spared(plan.model)
+            for version in set(self._served(plan.model)) - set(plan.artifacts) - spared:
                 await self._take_down(plan.model, version)
 
     def _retune(self, plan: Plan, version: str) -> None:
@@ -353,11 +345,8 @@ class Shelf:
             versions[version] = servable
         if not versions:
             del servables[model]
-        routes = {
-            name: Route(newest_first(frozenset(versions))[0], frozenset(versions))
-            for name, versions in servables.items()
-        }
-        self.loaded = Loaded(self.loaded.table.with_routes(routes), MappingProxyType(servables))
+        self.loaded = Loaded(MappingProxyType(servables))
+        self._carry(self.loaded.servables)
 
     def _note(self, model: str, version: str, state: State, reason: str = "") -> None:
         serving = version in self.loaded.servables.get(model, {})

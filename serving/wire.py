@@ -214,9 +214,16 @@ class InferRequest:
         `time.monotonic_ns` when its last byte was read, and when its deadline is; 0 is none.
     dropped : bool
         The client is gone, so its queued work is not worth doing.
+    looked_at : bool
+        Somebody reads its payloads after it was answered, so their memory is not to be used again.
+    stamp : bytes
+        What the answer says of who answers and why; the same object for all that are routed alike.
     """
 
-    __slots__ = ("arrived_ns", "call", "dropped", "expires_ns", "id", "layout", "payloads", "reply")
+    __slots__ = (
+        "arrived_ns", "call", "dropped", "expires_ns", "id", "layout",
+        "looked_at", "payloads", "reply", "stamp",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -233,5 +240,6 @@ class InferRequest:
         self.id = id
         self.arrived_ns = arrived_ns
         self.expires_ns = expires_ns
-        self.dropped = False
+        self.dropped = self.looked_at = False
         self.layout: Any = None
+        self.stamp = b""

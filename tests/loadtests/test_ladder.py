@@ -317,7 +317,7 @@ def test_a_request_that_is_never_answered_counts_with_its_age(monkeypatch):
 
 def test_turnouts_configuration_accepts_what_the_benchmark_writes(tmp_path):
     setup = turnout.Setup(tmp_path / 'odd "name"', models=("S", "L"), poll_s=0.5, metrics=False)
-    text = turnout.toml(turnout.settings(setup, 8000, 8002, tmp_path / "state"))
+    text = turnout.toml(turnout.settings(setup, 8000, 8002, 8003, tmp_path / "state"))
     read = config.parse(tomllib.loads(text))
     assert read.repository.path == (tmp_path / 'odd "name"').resolve()
     assert (read.repository.models, read.repository.poll_s) == (("S", "L"), 0.5)

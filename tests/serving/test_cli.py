@@ -17,7 +17,7 @@ import tritonclient.http
 from serving import cli
 from serving.config import Config, ConfigError
 
-HTTP, METRICS = "127.0.0.1:8123", "127.0.0.1:8124"
+HTTP, METRICS, ADMIN = "127.0.0.1:8123", "127.0.0.1:8124", "127.0.0.1:8125"
 HEAVY = {"numpy", "onnxruntime", "pydantic", "ray", "sklearn"}
 
 
@@ -34,7 +34,7 @@ def serve_with(monkeypatch: pytest.MonkeyPatch, name: str, run) -> list[Config]:
     module = types.ModuleType(f"serving.{name}")
     module.run = lambda config, announce=lambda *_: None: (
         seen.append(config),
-        announce(HTTP, METRICS),
+        announce(HTTP, METRICS, ADMIN),
         run(),
     )
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -119,7 +119,7 @@ def test_relative_paths_are_meant_from_where_the_command_is_given(monkeypatch, t
     [
         (
             OSError(errno.EADDRINUSE, "taken"),
-            "cannot listen on 127.0.0.1:8000 and 127.0.0.1:8002: Address already",
+            "cannot listen on 127.0.0.1:8000, 127.0.0.1:8002 and 127.0.0.1:8003: Address already",
         ),
         (ConfigError("engine.device = 'gpu': this machine has none"), "engine.device = 'gpu'"),
     ],
@@ -147,7 +147,7 @@ def test_the_demo_is_served_and_sigterm_ends_it_with_code_zero(root, demo_folder
     path = tmp_path / "turnout.toml"
     path.write_text(f'[repository]\npath = "{demo_folder}/models"\nstate = "state"\n')
     command = [sys.executable, "-m", "serving.cli", "serve", "--local", "--config", str(path)]
-    command += ["--http", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+    command += ["--http", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     try:

@@ -80,7 +80,7 @@ def test_loopback_may_be_bound(host):
     assert Server(http=f"{host}:0").http == f"{host}:0"
 
 
-@pytest.mark.parametrize("name", ["http", "metrics"])
+@pytest.mark.parametrize("name", ["http", "metrics", "admin"])
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "[::]"])
 def test_beyond_loopback_is_bound_only_where_the_configuration_says_so_by_name(name, host):
     (line,) = mistakes({"server": {name: f"{host}:80"}})

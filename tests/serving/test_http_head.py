@@ -37,7 +37,8 @@ def test_a_head_of_tritonclient_says_all_there_is_to_know() -> None:
     data = (
         b"POST /v2/models/digits/versions/8/infer?a=b HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n"
         b"User-Agent: geventhttpclient\r\nContent-Length: 218\r\nInference-Header-Content-Length: 154\r\n"
-        b"Accept-Encoding: deflate;q=0.5, gzip\r\nX-Request-Id: 9f3c\r\nX-Request-Timeout-Seconds: 0.25\r\n\r\n"
+        b"Accept-Encoding: deflate;q=0.5, gzip\r\nX-Request-Id: 9f3c\r\nX-Request-Timeout-Seconds: 0.25\r\n"
+        b"X-Turnout-Alias: champion\r\n\r\n"
     )
     assert parse(data, LIMITS) == Head(
         method="POST",
@@ -51,6 +52,7 @@ def test_a_head_of_tritonclient_says_all_there_is_to_know() -> None:
         accept="gzip",
         timeout_ns=250_000_000,
         request_id=b"9f3c",
+        named="@champion",
         headers=(
             (b"host", b"127.0.0.1:8000"),
             (b"user-agent", b"geventhttpclient"),
@@ -59,12 +61,13 @@ def test_a_head_of_tritonclient_says_all_there_is_to_know() -> None:
             (b"accept-encoding", b"deflate;q=0.5, gzip"),
             (b"x-request-id", b"9f3c"),
             (b"x-request-timeout-seconds", b"0.25"),
+            (b"x-turnout-alias", b"champion"),
         ),
     )
 
 
 NAMES = st.from_regex(rb"x-[a-zA-Z0-9!#$%&'*+.^_`|~-]{1,20}", fullmatch=True).filter(
-    lambda name: not name.lower().startswith(b"x-request-")
+    lambda name: not name.lower().startswith((b"x-request-", b"x-turnout-"))
 )
 VALUES = st.from_regex(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]{0,30}[!-~\x80-\xff])?)?", fullmatch=True)
 
@@ -473,3 +476,32 @@ def test_the_reference_lists_every_status_and_every_limit() -> None:
     assert statuses == sorted(HTTP_STATUS.values())
     settings = [row[:2] for row in rows if row[0].endswith("_max`")]
     assert settings == [(f"`{name}`", str(default)) for name, default in LIMITS.model_dump().items()]
+
+
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        (b"X-Turnout-Version: 7", "7"),
+        (b"x-turnout-alias: champion", "@champion"),
+        (b"Accept: */*", ""),
+    ],
+)
+def test_a_head_says_which_version_is_asked_for(field: bytes, named: str) -> None:
+    assert head(field).named == named
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ((b"X-Turnout-Version: 07",), "x-turnout-version header is malformed"),
+        ((b"X-Turnout-Version: champion",), "x-turnout-version header is malformed"),
+        ((b"X-Turnout-Alias: v7",), "the alias 'v7' is reserved"),
+        ((b"X-Turnout-Alias: a b",), "is no alias"),
+        ((b"X-Turnout-Version: 7", b"X-Turnout-Alias: champion"), "send one of them"),
+        ((b"X-Turnout-Version: 7", b"X-Turnout-Version: 8"), "more than one x-turnout-version"),
+    ],
+)
+def test_an_unclear_wish_for_a_version_is_refused(fields: tuple[bytes, ...], why: str) -> None:
+    problem = head(*fields).problem
+    assert isinstance(problem, Invalid)
+    assert why in str(problem)

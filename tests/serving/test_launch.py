@@ -11,11 +11,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import launch
+from serving import access, desk, launch
 from serving.config import Config, ConfigError, parse
 
-CONFIG = parse({"server": {"http": "127.0.0.1:0", "metrics": "127.0.0.1:0", "drain_s_max": 0}})
+SERVER = {"http": "127.0.0.1:0", "metrics": "127.0.0.1:0", "admin": "127.0.0.1:0", "drain_s_max": 0}
 SAY = "import json, os, sys, time\nsay = lambda **k: os.write(int(sys.argv[2]), (json.dumps(k) + '\\n').encode())\n"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """A gateway of its own, whose traffic nobody else moves."""
+    return parse({"server": SERVER, "repository": {"path": str(tmp_path), "state": str(tmp_path / "state")}})
 
 
 def _drive(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -29,36 +35,38 @@ def _send_soon(number: int) -> threading.Timer:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_announces_where_it_listens_and_ends_without_error_at_a_signal(monkeypatch, number):
+def test_it_announces_where_it_listens_and_ends_without_error_at_a_signal(monkeypatch, number, config):
     _drive(monkeypatch, "say(event='ready', text='')\ntime.sleep(60)")
-    told: list[tuple[str, str]] = []
+    told: list[tuple[str, ...]] = []
 
-    def announce(http: str, metrics: str) -> None:
-        told.append((http, metrics))
+    def announce(*places: str) -> None:
+        told.append(places)
+        assert [each.url for each in access.running()] == [f"http://{places[2]}"]
         os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    launch.run(CONFIG, announce)
-    [(http, metrics)] = told
-    assert http.startswith("127.0.0.1:")
-    assert http != metrics
-    assert "127.0.0.1:0" not in (http, metrics)
+    launch.run(config, announce)
+    [places] = told
+    assert all(each.startswith("127.0.0.1:") for each in places)
+    assert len(set(places)) == 3
+    assert "127.0.0.1:0" not in places
+    assert access.running() == []
     assert signal.getsignal(number) is before
 
 
-def test_the_drivers_mistake_is_the_users(monkeypatch):
+def test_the_drivers_mistake_is_the_users(monkeypatch, config):
     _drive(monkeypatch, "say(event='mistake', text='no such thing')")
     with pytest.raises(ConfigError, match="no such thing"):
-        launch.run(CONFIG)
+        launch.run(config)
 
 
-def test_a_driver_that_ends_by_itself_is_an_error(monkeypatch):
+def test_a_driver_that_ends_by_itself_is_an_error(monkeypatch, config):
     _drive(monkeypatch, "sys.exit(3)")
     with pytest.raises(RuntimeError, match="code 3"):
-        launch.run(CONFIG)
+        launch.run(config)
 
 
-def test_a_driver_that_will_not_end_is_killed_with_all_that_it_started(monkeypatch, tmp_path):
+def test_a_driver_that_will_not_end_is_killed_with_all_that_it_started(monkeypatch, tmp_path, config):
     _drive(
         monkeypatch,
         "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -67,7 +75,7 @@ def test_a_driver_that_will_not_end_is_killed_with_all_that_it_started(monkeypat
         "say(event='ready', text='')\ntime.sleep(60)",
     )
     monkeypatch.setattr(launch, "END_S_MAX", 0.3)
-    launch.run(CONFIG, lambda _http, _metrics: os.kill(os.getpid(), signal.SIGTERM))
+    launch.run(config, lambda *_places: os.kill(os.getpid(), signal.SIGTERM))
     pids = [int(each) for each in (tmp_path / "pids").read_text().split()]
     until_s = time.monotonic() + 5
     while alive := [each for each in pids if _lives(each)]:
@@ -82,22 +90,28 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def test_a_request_to_restart_reaches_the_driver(monkeypatch, capsys):
+def test_a_request_to_restart_reaches_the_driver(monkeypatch, capsys, config):
     _drive(
         monkeypatch,
         "import signal; signal.signal(signal.SIGUSR2, lambda *_: say(event='replicas replaced'))\n"
         "say(event='ready', text='')\ntime.sleep(60)",
     )
     timer = _send_soon(signal.SIGTERM)
-    launch.run(CONFIG, lambda _http, _metrics: os.kill(os.getpid(), signal.SIGUSR2))
+    launch.run(config, lambda *_places: os.kill(os.getpid(), signal.SIGUSR2))
     timer.join()
     assert "replicas replaced" in capsys.readouterr().out
 
 
-def test_nothing_of_a_run_is_left_in_the_temporary_folder(monkeypatch, tmp_path):
+def test_a_second_gateway_of_the_same_repository_is_told_of_the_first(monkeypatch, config):
+    _drive(monkeypatch, "say(event='ready', text='')\ntime.sleep(60)")
+    with desk.sole(config), pytest.raises(ConfigError, match=rf"another gateway \(process {os.getpid()}\)"):
+        launch.run(config)
+
+
+def test_nothing_of_a_run_is_left_in_the_temporary_folder(monkeypatch, tmp_path, config):
     _drive(monkeypatch, f"open({str(tmp_path / 'seen')!r}, 'w').write(sys.argv[1]); sys.exit(0)")
     with pytest.raises(RuntimeError, match="code 0"):
-        launch.run(CONFIG)
+        launch.run(config)
     seen = Path((tmp_path / "seen").read_text())
     assert seen.name.startswith("turnout-")
     assert not seen.exists()

@@ -19,7 +19,9 @@ from prometheus_client import parser
 from prometheus_client.openmetrics import parser as strict_parser
 
 from kernels.histogram import MARKS_NS
-from serving import errors, listen_metrics, metrics
+from kernels.tally import AGREED, CLASSED, COUNTS
+from serving import errors, family, listen_metrics, metrics
+from serving.comparison import Death, Drop, Output, Pair, ShadowReading
 from serving.ledger import Cause, Ledger, Reason
 from serving.metrics import FAMILIES, Kind, Reading, ServerReading, VersionReading
 
@@ -151,7 +153,7 @@ def test_every_bucket_is_exact(waits_ns):
     got = samples(exposed(engine))
     edges = [
         got[
-            f'nv_inference_queue_duration_histogram_us_bucket{{le="{metrics._edge(mark / 1000)}",model="digits",version="8"}}'
+            f'nv_inference_queue_duration_histogram_us_bucket{{le="{family._edge(mark / 1000)}",model="digits",version="8"}}'
         ]
         for mark in MARKS_NS
     ]
@@ -235,6 +237,21 @@ def test_readings_of_replicas_add_up_and_survive_json(engine):
     assert (one + alone).versions.keys() == {("digits", "7"), ("digits", "8"), ("wine", "1")}
 
 
+def test_a_shadow_is_shown_against_each_version_that_answered():
+    counts = [0] * COUNTS
+    counts[CLASSED], counts[AGREED] = 4, 3
+    pair = Pair(4, {"full": 2}, {"y": Output(tuple(counts))})
+    reading = Reading(shadows={("digits", "9"): ShadowReading({"7": pair}, {Death.HUNG: 1}, 1)})
+    got = samples(listen_metrics.expose(metrics.registry(lambda: reading), "")[0].decode())
+    nine = 'model="digits",primary="7"'
+    assert got[f'turnout_shadow_rows_total{{{nine},version="9"}}'] == 4
+    assert got[f'turnout_shadow_dropped_total{{{nine},reason="full",version="9"}}'] == 2
+    assert got['turnout_shadow_disagreement_ratio{model="digits",output="y",primary="7",version="9"}'] == 0.25
+    assert got['turnout_shadow_restarts_total{model="digits",reason="hung",version="9"}'] == 1
+    assert got['turnout_shadow_running{model="digits",version="9"}'] == 1
+    assert not [name for name in got if "difference" in name]  # Labels have none, which is not zero.
+
+
 def test_names_are_unique_and_follow_prometheus():
     names = [each.name for each in FAMILIES]
     assert len(set(names)) == len(names)
@@ -243,7 +260,7 @@ def test_names_are_unique_and_follow_prometheus():
         assert each.help.endswith(".")
         if each.name.startswith("turnout_"):
             assert each.name.endswith("_total") == (each.kind is Kind.COUNTER)
-        assert set(each.labels) in ({"model", "version"}, set())
+        assert set(each.labels) in ({"model", "version"}, {"model", "version", "primary"}, set())
 
 
 def test_every_metric_and_no_other_is_documented():
@@ -253,7 +270,7 @@ def test_every_metric_and_no_other_is_documented():
     for each in FAMILIES:
         labels = ", ".join(f"`{label}`" for label in (*each.labels, *filter(None, [each.over]))) or "–"
         assert re.search(rf"^\| `{each.name}` \| {each.kind} \| {labels} \|", page, re.MULTILINE), each.name
-    for value in (*Reason, *Cause, *metrics.REASONS.values()):
+    for value in (*Reason, *Cause, *Drop, *Death, *metrics.REASONS.values()):
         assert f"`{value}`" in page, value
 
 

@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import config, listen_metrics, metrics, peers
+from serving.comparison import Pair, ShadowReading
 from serving.ledger import Snapshot
 from serving.local import Serving
 from serving.metrics import Reading, ServerReading, VersionReading
@@ -46,7 +47,8 @@ class Replica:
 
     def read(self) -> Reading:
         version = VersionReading(Snapshot(requests=self.counted), 2, 1, {"cpu": 4096}, 0.25)
-        return Reading({KEY: version}, ServerReading(3, 1000, {"too_large": self.counted}))
+        shadows = {KEY: ShadowReading({"6": Pair(self.counted)}, running=1)}
+        return Reading({KEY: version}, ServerReading(3, 1000, {"too_large": self.counted}), shadows)
 
     def scraped(self) -> int:
         """Return the total as seen here."""
@@ -172,7 +174,11 @@ def test_of_a_version_that_nobody_holds_any_more_the_counters_are_shown_and_no_g
     assert re.search(r'^nv_inference_request_success\{model="digits",version="7"\} 5\.0$', text, re.MULTILINE)
     for each in metrics.FAMILIES:
         shown = re.search(rf'^{each.name}\w*\{{.*model="digits"', text, re.MULTILINE) is not None
-        assert shown == ("model" in each.labels and each.kind is not metrics.Kind.GAUGE), each.name
+        of_outputs = each.over == "output"  # And no output was compared.
+        gauge = each.kind is metrics.Kind.GAUGE and each.of is metrics.Of.VERSION
+        assert shown == ("model" in each.labels and not gauge and not of_outputs), each.name
+    assert re.search(r"^turnout_shadow_rows_total\{.*\} 5\.0$", text, re.MULTILINE)
+    assert re.search(r"^turnout_shadow_running\{.*\} 0\.0$", text, re.MULTILINE)
 
 
 DYING = textwrap.dedent("""

@@ -1,0 +1,163 @@
+"""Which verbs of traffic has the command line, and which options do they take?"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from serving import cli_traffic
+
+ANSWER_S_MAX = 60.0
+"""How long the answer to a change is waited for, if nothing else is said."""
+ANSWER_S_LIMIT = 3600.0
+Answer = Callable[[argparse.Namespace], int]
+
+
+class AddVerb(Protocol):
+    """Adds a verb to the command line: its name, what answers it, and what it is for."""
+
+    def __call__(self, name: str, answer: Answer, purpose: str) -> argparse.ArgumentParser:
+        """Return its grammar, to be completed."""
+
+
+def add_verbs(add: AddVerb) -> None:
+    """Add the verbs of traffic."""
+    _add_looks(add)
+    _add_splits(add)
+    _add_returns(add)
+    _add_names(add)
+    _add_offline(add)
+
+
+def _add_looks(add: AddVerb) -> None:
+    verb = add("status", cli_traffic.status, "say how traffic stands")
+    verb.add_argument(
+        "model", nargs="?", default="", metavar="MODEL", help="of this model; of all without it"
+    )
+    _asking(verb)
+    verb = add("history", cli_traffic.history, "say who decided what about a model, when and why")
+    _model(verb)
+    verb.add_argument("--at", metavar="TIME", help='also what was in force then (UTC): "2026-11-24 14:05"')
+    _asking(verb)
+
+
+def _add_splits(add: AddVerb) -> None:
+    verb = add("split", cli_traffic.split, "divide the traffic of a model between versions")
+    _model(verb)
+    verb.add_argument(
+        "weights", nargs="+", metavar="VERSION=WEIGHT", help="such as 8=5%% 7=95%%, 100%% in all"
+    )
+    _changing(verb, why=True)
+    verb = add("shadow", cli_traffic.shadow, "give versions a copy of some requests, or see how they compare")
+    _model(verb)
+    verb.add_argument(
+        "weights",
+        nargs="*",
+        metavar="VERSION=WEIGHT",
+        help="such as 9=20%%; none ends all; without any: look",
+    )
+    _changing(verb)
+    verb = add("stick", cli_traffic.stick, "let requests of one caller get one version")
+    _model(verb)
+    verb.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="header:NAME, parameter:NAME or id; in order",
+    )
+    verb.add_argument("--salt", default="", metavar="TEXT", help="another one deals all callers anew")
+    verb.add_argument("--off", action="store_true", help="draw every request at random")
+    _changing(verb, why=True)
+    verb = add("promote", cli_traffic.promote, "give a version all of the traffic")
+    _model(verb)
+    _version(verb)
+    _changing(verb, why=True)
+
+
+def _add_returns(add: AddVerb) -> None:
+    for name in ("rollback", "undo"):
+        verb = add(name, cli_traffic.rollback, "go back to what served well")
+        _model(verb)
+        verb.add_argument(
+            "--to", metavar="VERSION", help="7, @champion or last-good, which it is without this"
+        )
+        verb.add_argument("--to-revision", type=_count, metavar="N", help="the whole route as of a revision")
+        _changing(verb)
+
+
+def _add_names(add: AddVerb) -> None:
+    verb = add("pin", cli_traffic.pin, "send everything that names no version to one, the shares aside")
+    _model(verb)
+    _version(verb)
+    _changing(verb, why=True)
+    verb = add("unpin", cli_traffic.unpin, "let the shares count again")
+    _model(verb)
+    _changing(verb)
+    verb = add("alias", cli_traffic.alias, "let a name mean a version")
+    _model(verb)
+    verb.add_argument("alias", metavar="ALIAS=VERSION", help="such as champion=7; champion= removes it")
+    _changing(verb)
+
+
+def _add_offline(add: AddVerb) -> None:
+    verb = add("brake", cli_traffic.brake, "let one version answer on this node, control or no control")
+    _model(verb)
+    verb.add_argument("--to", default="", metavar="VERSION", help="which; the stable one without this")
+    verb.add_argument("--release", action="store_true", help="let the routing table count again")
+    verb.add_argument("--json", action="store_true", help="answer in JSON")
+    verb.add_argument(
+        "--config",
+        default=cli_traffic.AUTO,
+        metavar="FILE",
+        help="of the gateway; auto is the one that runs here",
+    )
+    verb = add("audit", cli_traffic.audit, "show the journal, or verify that it is what was written")
+    verb.add_argument("what", choices=("verify", "show"), metavar="verify|show", help="which of the two")
+    _asking(verb)
+
+
+def _model(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", metavar="MODEL", help="its name, or a reference such as models:/digits")
+
+
+def _version(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "version", nargs="?", default="", metavar="VERSION", help="7 or @champion, unless MODEL says it"
+    )
+
+
+def _asking(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="answer in JSON")
+    verb.add_argument("--admin", dest="admin_url", metavar="URL", help="of the admin application")
+    verb.add_argument("--config", type=Path, metavar="FILE", help="the configuration of the gateway")
+    verb.add_argument("--timeout", type=_seconds, default=ANSWER_S_MAX, metavar="S", help="for the answer")
+
+
+def _changing(verb: argparse.ArgumentParser, *, why: bool = False) -> None:
+    verb.add_argument("--why", required=why, metavar="TEXT", help="the reason, for the journal")
+    verb.add_argument("--by", metavar="NAME", help="who decided it; your login name without this")
+    verb.add_argument("--dry-run", action="store_true", help="say what would become of it, and do nothing")
+    verb.add_argument("--if-revision", type=_count, metavar="N", help="only if this revision is in force")
+    verb.add_argument("--atomic", action="store_true", help="hold requests for the moment of the change")
+    _asking(verb)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no revision; a number is")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= ANSWER_S_LIMIT:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is no time; seconds, at most {ANSWER_S_LIMIT:g}, are"
+        )
+    return value

@@ -1,0 +1,377 @@
+"""How does a change of traffic come about, and when is it certain everywhere?
+
+compare, decide, prepare, hold (if it is to be atomic), journal, publish, receipt. The journal is the commit
+point: what is in it is in force, what is not never was. The control is its only writer, and there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic_ns
+from typing import Any
+
+from router.change import Change, Refused, SetRoute, is_idle
+from router.entry import Entry
+from router.history import History
+from router.intent import Adopt, Intent, Rollback, Take, decide, undo
+from router.table import newest_first
+from serving import sockets, telling
+from serving.config import Traffic as Settings
+from serving.journal import Journal, JournalError
+from serving.members import living
+from serving.receipt import Receipt, Steps, receipt
+from serving.refusals import Lost, Stale
+from serving.roster import Outcome, Replica, Roster
+from serving.shadow_report import Gatherer
+from serving.standing import Bank, standing
+from serving.telling import Line, Said, table_message
+
+log = logging.getLogger("turnout.control")
+
+OURSELVES = "turnout"
+"""Who did what nobody asked for."""
+
+
+class Control:
+    """The one writer of a gateway's traffic. A plain asyncio object; it has its own event loop.
+
+    Parameters
+    ----------
+    folder : Path
+        The deployment's private folder, in which replicas find it.
+    now_us : callable
+        The time, in microseconds of Unix time.
+    step : callable
+        Told before each step of a change: compare, prepare, hold, journal, publish, receipt.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        journal: Journal,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        step: Callable[[str], None] = lambda _step: None,
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._journal = journal
+        self._now_us = now_us
+        self._step = step
+        self.history = History(journal.entries)
+        self.term = 0
+        fence_s = settings.lease_s if settings.lost_control == "fence" else 0.0
+        self.roster = Roster(folder, fence_s, settings.lease_s)
+        self._bank = Bank()
+        self._shadows = Gatherer()
+        self._changing = asyncio.Lock()
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._task_last = 0
+        self._table_line = b""
+        self._held: dict[str, Any] = {}
+        """What replicas are told that join while requests are held back."""
+        self._lost = ""
+
+    def __repr__(self) -> str:
+        there = f"{len(self.roster.replicas)} replicas"
+        return f"<Control term {self.term}, revision {self.history.revision}, {there}>"
+
+    async def start(self) -> None:
+        """Become the only writer, and let replicas in."""
+        self.term = self._journal.take_term(f"{os.uname().nodename}:{os.getpid()}", self._now_us())
+        self._write_table()
+        loop = asyncio.get_running_loop()
+        door = self._folder / telling.DOOR
+        # It gets its name when it already listens: a door that refuses is taken for a dead one.
+        unfinished = door.with_name(f"{door.name}.{os.getpid()}")
+        unfinished.unlink(missing_ok=True)
+        self._server = await loop.create_unix_server(
+            lambda: Line(self._hear, self._end, lambda _line: None),
+            sockets._reachable(unfinished),
+            backlog=4096,
+        )
+        unfinished.chmod(0o600)
+        unfinished.rename(door)
+        log.info("event=control_started term=%d revision=%d", self.term, self.history.revision)
+
+    async def close(self) -> None:
+        """Hang up and write no more."""
+        if self._server is not None:
+            self._server.close()
+        for replica in list(self.roster.replicas.values()):
+            replica.line.hang_up()
+        for task in self._tasks:
+            task.cancel()
+        self._journal.close()
+
+    def status(self, model: str = "") -> dict[str, Any]:
+        """Return how traffic stands, of one model or of all, as plain values.
+
+        Raises
+        ------
+        LookupError
+            If the model has no route.
+        """
+        replicas = self.roster.replicas
+        if model:
+            return standing(model, self.history, replicas, self._bank) | {"replicas": self.replicas()}
+        return {
+            "revision": self.history.revision,
+            "term": self.term,
+            "lost_control": self._settings.lost_control,
+            "models": {
+                each: standing(each, self.history, replicas, self._bank)
+                for each in sorted(self.history.table.routes)
+            },
+            "replicas": self.replicas(),
+        }
+
+    async def shadows(self, model: str) -> dict[str, Any]:
+        """Return how a model's shadows compare, as plain values."""
+        return self._shadows.report(model, self.roster.replicas)
+
+    def replicas(self) -> list[dict[str, Any]]:
+        """Return what is known of every replica that lives, as plain values."""
+        connected = self.roster.replicas
+        alone = [each for name, each in living(self._folder).items() if name not in connected]
+        return [each.document() for _, each in sorted(connected.items())] + [
+            {
+                "name": each.name,
+                "pid": each.pid,
+                "revision": None,
+                "connected": False,
+                "ready": {},
+                "brakes": {},
+            }
+            for each in alone
+        ]
+
+    async def submit(
+        self,
+        intent: Intent,
+        by: str,
+        why: str,
+        *,
+        if_revision: int | None = None,
+        dry_run: bool = False,
+        atomic: bool = False,
+    ) -> Receipt:
+        """Make a change, and return when it is known for whom it holds.
+
+        Whoever asked may go away meanwhile: the change is finished all the same.
+
+        Parameters
+        ----------
+        if_revision : int, optional
+            The revision that the decision was based on; if another is in force nothing is changed.
+        dry_run : bool
+            Decide, and do nothing.
+        atomic : bool
+            Hold requests back everywhere for the moment of the change, so that none that begins after
+            some request saw the new route is answered by the old one.
+
+        Raises
+        ------
+        Refused, InvalidName, InvalidTable
+            If it makes no sense as things stand, or a replica cannot have what it needs; nothing is changed.
+        Stale
+            If `if_revision` is not in force.
+        Lost
+            If the journal cannot be written; nothing is changed.
+        """
+        work = self._submit(intent, by, why, if_revision, dry_run=dry_run, atomic=atomic)
+        return await asyncio.shield(asyncio.get_running_loop().create_task(work))
+
+    async def _submit(
+        self, intent: Intent, by: str, why: str, if_revision: int | None, *, dry_run: bool, atomic: bool
+    ) -> Receipt:
+        async with self._changing:
+            steps = Steps(self._step)
+            steps.begin("compare")
+            if self._lost:
+                raise Lost(self._lost)
+            if if_revision is not None and if_revision != self.history.revision:
+                now = self.history.revision
+                raise Stale(f"revision {now} is in force, not {if_revision}; look again and decide anew")
+            await self.roster.gather()
+            change = decide(self.history, intent)
+            idle = is_idle(self.history.table, change)
+            back = "" if idle else undo(self.history, change)
+            entry = Entry(
+                self.history.revision + 1, self.term, self._now_us(), by, why, change, self.history.last_hash
+            )
+            if dry_run or idle:
+                outcome = Outcome() if dry_run else await self._publish()
+                revision = self.history.revision if idle else entry.revision
+                return receipt(entry, revision, outcome, steps, back, unchanged=idle, dry_run=dry_run)
+            steps.begin("prepare")
+            await self._prepare(intent, change)
+            if atomic:
+                steps.begin("hold")
+                await self._hold(change.model)
+            steps.begin("journal")
+            await self._append(entry, held=change.model if atomic else "")
+            steps.begin("publish")
+            outcome = await self._publish()
+            steps.begin("receipt")
+            return receipt(entry, entry.revision, outcome, steps, back)
+
+    async def _prepare(self, intent: Intent, change: Change) -> None:
+        """See to it that every replica has what the change needs, or refuse it."""
+        if not isinstance(change, SetRoute) or isinstance(intent, Adopt | Take):
+            return
+        model, needed = change.model, change.route.versions
+        lacking = [
+            name
+            for name, each in self.roster.replicas.items()
+            if not needed <= set(each.ready.get(model, ()))
+        ]
+        if not lacking and self.roster.replicas:
+            return
+        if not self.roster.replicas:
+            raise Refused("no replica is there that could answer; wait until one is ready")
+        if isinstance(intent, Rollback):
+            raise Refused(self._not_ready(model, needed))
+        task = self._task_last = self._task_last + 1
+        for name in lacking:
+            self.roster.replicas[name].line.say("prepare", task=task, model=model, versions=sorted(needed))
+        await self.roster.answered(lacking, lambda each: task in each.tasks, self._settings.lease_s)
+        for name in lacking:
+            replica = self.roster.replicas.get(name)
+            faults = replica.tasks.pop(task, {}) if replica is not None else {}
+            if faults:
+                told = "; ".join(f"{model}@{version}: {fault}" for version, fault in faults.items())
+                raise Refused(f"it cannot be loaded: {told}")
+
+    def _not_ready(self, model: str, needed: frozenset[str]) -> str:
+        everywhere = [set(each.ready.get(model, ())) for each in self.roster.replicas.values()]
+        ready = newest_first(set.intersection(*everywhere))
+        lacking = newest_first(needed - set(ready))
+        return (
+            f"{', '.join(f'{model}@{version}' for version in lacking)} is not ready, and a rollback loads "
+            f"nothing; ready are {', '.join(ready) or 'none'}. To load it first: "
+            f"turnout split {model} {lacking[0]}=0% ..."
+        )
+
+    async def _hold(self, model: str) -> None:
+        task = self._task_last = self._task_last + 1
+        self._held = {"task": task, "model": model, "s_max": self._settings.hold_s_max}
+        for replica in self.roster.replicas.values():
+            replica.line.say("hold", **self._held)
+        outcome = await self.roster.settled(lambda each: task in each.tasks, self._settings.acknowledge_s_max)
+        for replica in self.roster.replicas.values():
+            replica.tasks.pop(task, None)
+        if outcome.missing:
+            self._release(model)
+            raise Refused(
+                f"{', '.join(outcome.missing)} cannot be made to hold requests back; nothing changed"
+            )
+
+    def _release(self, model: str) -> None:
+        self._held = {}
+        for replica in self.roster.replicas.values():
+            replica.line.say("release", model=model)
+
+    async def _append(self, entry: Entry, held: str) -> None:
+        try:
+            await asyncio.to_thread(self._journal.append, entry)
+        except JournalError as error:
+            if held:
+                self._release(held)
+            if error.final:
+                self._lost = str(error)
+            raise Lost(str(error)) from None
+        self._held = {}
+        self.history.add(entry)
+        self._write_table()
+
+    async def _publish(self) -> Outcome:
+        """Tell the table to all, and wait for each to say that it answers by it."""
+        revision = self.history.revision
+        self.roster.send(self._table_line)
+        return await self.roster.settled(
+            lambda each: each.revision >= revision, self._settings.acknowledge_s_max
+        )
+
+    def _write_table(self) -> None:
+        table = self.history.table
+        good = {model: self.history.kept(model) for model in table.routes}
+        must = {
+            model: sorted(route.versions | {self.history.last_good(model)} - {""})
+            for model, route in table.routes.items()
+        }
+        self._table_line = table_message(table, self.term, self.history.epochs, must, good)
+
+    def _end(self, line: Line) -> None:
+        replica = self.roster.leave(line)
+        if replica is not None:
+            self._bank.deposit(replica, self.history.epochs)
+
+    def _hear(self, line: Line, said: Said) -> None:
+        if said["say"] == "hello":
+            replica = Replica(line, said["name"], said["pid"])
+            replica.learn(said)
+            replica.revision = 0  # It acknowledges what this control tells it, and nothing else counts.
+            self.roster.join(replica)
+            line.send(self._table_line)
+            if self._held:
+                line.say("hold", **self._held)
+        found = self.roster.at(line)
+        if found is None:
+            return
+        found.heard_ns = monotonic_ns()
+        match said:
+            case {"say": "acknowledge", "revision": revision}:
+                found.revision = max(found.revision, revision)
+            case {"say": "prepared", "task": task, "faults": faults}:
+                found.tasks[task] = faults
+            case {"say": "holding", "task": task}:
+                found.tasks[task] = {}
+            case {"say": "renew", "sent_ns": sent_ns}:
+                self._renew(found, sent_ns)
+            case {"say": "shadows", "told": told}:
+                self._shadows.note(found.name, told)
+            case {"say": "state"}:
+                found.learn(said)
+                self._look_for_news(found.ready)
+        self.roster.stir()
+
+    def _renew(self, replica: Replica, sent_ns: int) -> None:
+        """Extend a lease, unless the replica has yet to acknowledge what is in force."""
+        if replica.revision < self.history.revision:
+            return
+        replica.lease_ns = monotonic_ns() + int(self._settings.lease_s * 1e9)
+        replica.line.say("lease", sent_ns=sent_ns, s=self._settings.lease_s)
+
+    def _look_for_news(self, ready: Mapping[str, list[str]]) -> None:
+        """Give models that have no route one, and newer versions the traffic, where configuration says so."""
+        for model, versions in ready.items():
+            if not versions:
+                continue
+            newest = newest_first(versions)[0]
+            route = self.history.table.routes.get(model)
+            if route is None:
+                self._do(Adopt(model, newest), "the first version that was found")
+            elif self._settings.new_versions == "take" and route.whole and not route.pinned:
+                everywhere = all(
+                    newest in each.ready.get(model, ()) for each in self.roster.replicas.values()
+                )
+                if everywhere and int(newest) > max(map(int, self.history.seen(model))):
+                    self._do(Take(model, newest), 'a newer version was found (traffic.new_versions = "take")')
+
+    def _do(self, intent: Adopt | Take, why: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._do_once(intent, why))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _do_once(self, intent: Adopt | Take, why: str) -> None:
+        try:
+            await self._submit(intent, OURSELVES, why, None, dry_run=False, atomic=False)
+        except (Refused, Lost) as error:
+            log.info("event=not_adopted model=%s reason=%r", intent.model, str(error))
