@@ -73,7 +73,7 @@ class Repository(Section):
     """Models to load at the start; empty is all of them."""
     poll_s: float = Field(0.0, ge=0, le=86400)
     """How often the folder is looked at for new versions; 0 never looks again."""
-    state: Path = Path("~/.local/state/turnout")
+    state: Path = Field(Path("~/.local/state/turnout"), validate_default=True)
     """Where verified copies of the models and other things that outlive a run are kept."""
 
     @field_validator("path", "state")

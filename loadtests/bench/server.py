@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,10 @@ class Server:
     port: int
     process: psutil.Popen
     ready_s: float
+    admin: str = ""
+    """Where its admin interface is, if it has one."""
+    metrics: int = 0
+    """The port of its metrics, if it has any."""
 
     def resident_mib(self) -> float:
         """Add up the resident memory of the process and of all its children."""
@@ -79,6 +85,13 @@ def status(port: int, path: str, timeout_s: float = 1.0) -> int:
         return 0
     finally:
         connection.close()
+
+
+def counted(port: int, family: str) -> float:
+    """Add up what the metrics at `port` say of one family."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10.0) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{family}(\{{| )", line))
 
 
 @contextlib.contextmanager

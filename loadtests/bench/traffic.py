@@ -33,16 +33,21 @@ are 38 MB, and a memo of its JSON header would save 2 of its 90 us.
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Requests to one model: in one encoding, and all alike or all with ids and values of their own."""
+    """Requests to one model: in one encoding, and all alike or all with ids and values of their own.
+
+    With `callers` each names a caller of its own in a header, as far as they are distinct.
+    """
 
     model: str
     encoding: Encoding
     distinct: bool
+    callers: bool = False
 
     @property
     def slug(self) -> str:
         """Name files of it."""
-        return f"{self.model}-{self.encoding.lower()}-{'distinct' if self.distinct else 'identical'}"
+        kind = "distinct" if self.distinct else "identical"
+        return f"{self.model}-{self.encoding.lower()}-{kind}{'-callers' if self.callers else ''}"
 
     @property
     def path(self) -> str:
@@ -68,12 +73,13 @@ class Body:
 def bodies(traffic: Traffic, count: int) -> list[Body]:
     """Let tritonclient make the first `count` bodies; distinct ones carry an id, as wide for each."""
     return [
-        _body(x, binary=traffic.encoding is Encoding.BINARY, id_=f"{number:016x}" if traffic.distinct else "")
+        body(x, binary=traffic.encoding is Encoding.BINARY, id_=f"{number:016x}" if traffic.distinct else "")
         for number, x in enumerate(models.samples(traffic.model, count))
     ]
 
 
-def _body(x: NDArray[np.float32], *, binary: bool, id_: str) -> Body:
+def body(x: NDArray[np.float32], *, binary: bool, id_: str = "") -> Body:
+    """Let tritonclient make the body that asks for ``y`` of `x`."""
     tensor = triton.InferInput("x", list(x.shape), "FP32")
     tensor.set_data_from_numpy(x, binary_data=binary)
     wanted = triton.InferRequestedOutput("y", binary_data=binary)
@@ -121,6 +127,7 @@ function init(args)
   for length in function() return file:read(8) end do
     wrk.body = file:read(tonumber(length))
     count = count + 1
+    {caller}
     {collect}
   end
   file:close()
@@ -133,6 +140,7 @@ function done(summary, latency, requests)
     e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
+CALLER = """wrk.headers["x-user-id"] = string.format("user-%06d", count)"""
 HAND_OUT = """\
 function request()
   at = at % count + 1
@@ -149,6 +157,7 @@ def script(traffic: Traffic, data: Path, header_length: int) -> str:
         slug=traffic.slug,
         data=data,
         headers=length,
+        caller=CALLER if traffic.callers else "",
         collect="requests[count] = wrk.format()" if traffic.distinct else "",
         request=HAND_OUT if traffic.distinct else "",
     )

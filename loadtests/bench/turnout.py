@@ -17,6 +17,8 @@ from loadtests.bench.server import Server
 
 LOCAL_READY_S_MAX = 60.0
 RAY_READY_S_MAX = 180.0
+CPUS = 0.2
+"""What each of several replicas asks of Ray; they share the cores anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,10 @@ class Setup:
     """As a user starts it, instead of on the server's one core."""
     state: str = "state"
     """The folder of verified copies; one that is not there yet is a first start."""
+    replicas: int = 0
+    """On Ray: so many, each of which asks for little; 0 is what is configured by default."""
+    checkout: Path | None = None
+    """Another checkout, from before there was an admin interface, to measure beside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +69,24 @@ class Bench:
     @contextlib.contextmanager
     def turnout(self, name: str, setup: Setup) -> Iterator[Server]:
         """Run Turnout until the block ends."""
-        ports = server.free_port(), server.free_port()
-        file = self.folder / "run" / f"{name}.toml"
+        ports = server.free_port(), server.free_port(), server.free_port()
+        file = (self.folder / "run" / f"{name}.toml").absolute()
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(toml(settings(setup, *ports, self.folder / "run" / setup.state)))
+        file.write_text(toml(settings(setup, *ports, self.state(setup))))
         cores = self.cores.every if setup.every_core else self.cores.server
         with server.running(
             f"turnout serve{' --local' if setup.local else ''}",
-            command(file, local=setup.local),
+            [*within(setup.checkout), *command(file, local=setup.local)],
             ports[0],
             cores,
             file.with_suffix(".log"),
             LOCAL_READY_S_MAX if setup.local else RAY_READY_S_MAX,
         ) as running:
-            yield running
+            yield replace(running, admin=f"http://127.0.0.1:{ports[2]}", metrics=ports[1])
+
+    def state(self, setup: Setup) -> Path:
+        """Return the folder in which what is started so keeps what outlives it."""
+        return (self.folder / "run" / setup.state).absolute()
 
     @contextlib.contextmanager
     def floor(self, kind: traffic.Traffic) -> Iterator[Server]:
@@ -96,15 +106,21 @@ def module(name: str) -> list[str]:
     return [sys.executable, "-m", name]
 
 
+def within(checkout: Path | None) -> list[str]:
+    """Return what comes before a command to run it in another checkout."""
+    return [] if checkout is None else ["env", "-C", str(checkout)]
+
+
 def command(config: Path, *, local: bool) -> list[str]:
     """Return the command that a user gives."""
     return [*module("serving.cli"), "serve", *(["--local"] if local else []), "--config", str(config)]
 
 
-def settings(setup: Setup, http: int, metrics: int, state: Path) -> dict[str, dict[str, Any]]:
+def settings(setup: Setup, http: int, metrics: int, admin: int, state: Path) -> dict[str, dict[str, Any]]:
     """Return the configuration, by the names of `serving.config`."""
+    addresses = {"http": f"127.0.0.1:{http}", "metrics": f"127.0.0.1:{metrics}"}
     return {
-        "server": {"http": f"127.0.0.1:{http}", "metrics": f"127.0.0.1:{metrics}"},
+        "server": addresses if setup.checkout else {**addresses, "admin": f"127.0.0.1:{admin}"},
         "repository": {
             "path": str(setup.repository.resolve()),
             "models": list(setup.models),
@@ -112,6 +128,7 @@ def settings(setup: Setup, http: int, metrics: int, state: Path) -> dict[str, di
             "state": str(state.resolve()),
         },
         "metrics": {"enabled": setup.metrics},
+        **({"ray": {"replicas": setup.replicas, "cpus": CPUS}} if setup.replicas else {}),
     }
 
 

@@ -142,3 +142,8 @@ def test_a_file_that_is_absent_or_no_toml_is_named(tmp_path):
 def test_a_configuration_does_not_change_while_it_is_used():
     with pytest.raises(ValidationError, match="frozen"):
         Config().queue.requests_max = 1
+
+
+def test_the_state_is_kept_in_the_user_s_home_where_nothing_else_is_said() -> None:
+    """The default was taken as it stands, for a folder called ``~`` below the working one."""
+    assert Config().repository.state == Path.home() / ".local" / "state" / "turnout"
