@@ -14,7 +14,8 @@ class History:
     """The entries of a journal and the tables that they make. Only ever added to.
 
     A version *served well* if it once had all of a model's traffic and was not rolled back from since. A
-    version that is an artifact and nothing more, however new, is no target of a rollback.
+    version that is an artifact and nothing more, however new, is no target of a rollback. A rollback that
+    is itself taken back, to exactly the route before it, speaks for nothing and against nothing.
     """
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
@@ -22,6 +23,8 @@ class History:
         self._tables: list[RoutingTable] = [RoutingTable()]
         self._served: dict[str, list[str]] = {}
         """By model: the versions that served well, the latest last."""
+        self._undone: dict[str, tuple[Route | None, list[str]]] = {}
+        """By model whose last change was a rollback: the route before it, and who served well then."""
         self._seen: dict[str, set[str]] = {}
         self._epochs: dict[str, int] = {}
         for entry in entries:
@@ -77,10 +80,15 @@ class History:
         if not isinstance(change, SetRoute):
             return
         served = self._served.setdefault(change.model, [])
+        undone = self._undone.pop(change.model, None)
         if change.verb is Verb.ROLLBACK:
             old = before.routes.get(change.model)
-            left = _answering(old) - _answering(change.route) if old is not None else frozenset()
-            served[:] = [version for version in served if version not in left]
+            if undone is not None and undone[0] == change.route:
+                served[:] = undone[1]  # The rollback was the mistake.
+            else:
+                self._undone[change.model] = (old, served.copy())
+                left = _answering(old) - _answering(change.route) if old is not None else frozenset()
+                served[:] = [version for version in served if version not in left]
         whole = change.route.whole
         if whole and not change.route.pinned:
             served[:] = [version for version in served if version != whole]

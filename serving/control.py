@@ -85,6 +85,8 @@ class Control:
     async def start(self) -> None:
         """Become the only writer, and let replicas in."""
         self.term = self._journal.take_term(f"{os.uname().nodename}:{os.getpid()}", self._now_us())
+        for entry in self._journal.entries[self.history.revision :]:
+            self.history.add(entry)  # What the control before this one wrote while it ended.
         self._write_table()
         loop = asyncio.get_running_loop()
         door = self._folder / telling.DOOR

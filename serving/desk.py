@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 LOCK = "gateway.lock"
 START_S_MAX = 60.0
+CONNECTIONS_MAX = 64
+"""To the admin application; further ones get 503."""
+IDLE_S_MAX = 5
 END_S_MAX = 5.0
 
 
@@ -100,6 +103,8 @@ class Desk:
             log_level="warning",
             access_log=False,
             lifespan="off",
+            limit_concurrency=CONNECTIONS_MAX,
+            timeout_keep_alive=IDLE_S_MAX,
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(settings)

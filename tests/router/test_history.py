@@ -128,3 +128,9 @@ def test_a_model_that_nobody_knows_has_no_past() -> None:
         [],
         frozenset(),
     )
+
+
+def test_a_rollback_that_is_taken_back_speaks_against_nothing() -> None:
+    history = served((Verb.ADOPT, "7"), (Verb.PROMOTE, "8"), (Verb.ROLLBACK, "7"), (Verb.ROLLBACK, "8"))
+    assert history.last_good("digits") == "7"
+    assert history.kept("digits") == ["8", "7"]

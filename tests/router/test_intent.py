@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from router.change import Refused, SetAlias, SetRoute, apply, fold, is_idle
+from router.change import Refused, SetAlias, SetRoute, Verb, apply, fold, is_idle
 from router.entry import check_chain, parse
 from router.history import History
 from router.intent import (
@@ -47,6 +47,8 @@ class Naive:
         self.pinned = ""
         self.aliases: dict[str, str] = {}
         self.good: list[str] = []
+        self.rolled_back: tuple[Any, list[str]] | None = None
+        """If the last change was a rollback: the route and the good versions before it."""
         self.past: list[Any] = [None]
         """By revision: the route."""
 
@@ -94,7 +96,10 @@ class Intents(RuleBasedStateMachine):
         journalled(self.history, change)
         self.check_undo(before, change, back)
         assert is_idle(before, change) == idle
-        return self.naive[intent.model]
+        naive = self.naive[intent.model]
+        if isinstance(change, SetRoute) and change.verb is not Verb.ROLLBACK:
+            naive.rolled_back = None
+        return naive
 
     def check_undo(self, before: Any, change: Any, back: str) -> None:
         """The command that a receipt names restores what was before, whatever it was."""
@@ -208,9 +213,13 @@ class Intents(RuleBasedStateMachine):
             self.go_back(naive, earlier)
 
     def go_back(self, naive: Naive, route: Any) -> None:
-        left = naive.answering()
+        left, before, was = naive.answering(), naive.route(), naive.rolled_back
         naive.set(*route)
-        naive.good = [each for each in naive.good if each not in left - naive.answering()]
+        if was is not None and was[0] == naive.route():
+            naive.good, naive.rolled_back = was[1], None
+        else:
+            naive.rolled_back = (before, naive.good)
+            naive.good = [each for each in naive.good if each not in left - naive.answering()]
         naive.serves()
         self.note()
 

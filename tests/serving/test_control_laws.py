@@ -62,7 +62,7 @@ class Shelf:
         """There is nothing to drop."""
 
     async def ensure(self, _model: str, versions: frozenset[str]) -> dict[str, str]:
-        return {version: "it is not in the repository" for version in versions - set(VERSIONS)}
+        return dict.fromkeys(versions - set(VERSIONS), "it is not in the repository")
 
 
 class World:

@@ -595,3 +595,53 @@ def test_the_same_name_in_two_repositories_is_two_versions(tmp_path):
             running.refresh()
             assert "never changes" in index(running, "m")["1"][1]
             assert value(running, "m") == number
+
+
+# What traffic needs, whatever the policy says.
+
+
+def test_a_version_that_is_needed_is_loaded_and_outlives_its_folder_and_its_policy(repository, start):
+    for version in (1, 2, 3):
+        place(repository, "m", version, constant(version))
+    with start() as running:
+        shelf = running.gateway.shelf
+        assert set(index(running, "m")) == {"3"}
+        assert running.do(shelf.ensure("m", frozenset({"1"}))) == {}
+        assert value(running, "m", "1") == 1
+        shutil.rmtree(repository / "m" / "1")
+        running.refresh()
+        assert value(running, "m", "1") == 1
+        assert index(running, "m")["1"] == ("READY", "its folder is gone from the repository")
+    with start() as again:
+        assert again.do(again.gateway.shelf.ensure("m", frozenset({"1"}))) == {}
+        assert value(again, "m", "1") == 1, "from the private copy"
+
+
+def test_what_cannot_be_loaded_is_told_with_the_reason(repository, start):
+    place(repository, "m", 1, constant(1))
+    write(repository, "m", 2, b"no model")
+    with start() as running:
+        faults = running.do(running.gateway.shelf.ensure("m", frozenset({"1", "2", "7"})))
+        assert set(faults) == {"2", "7"}
+        assert faults["7"] == "it is not in the repository"
+        assert value(running, "m", "1") == 1
+
+
+def test_tidying_up_drops_what_neither_policy_nor_route_needs(repository, start):
+    for version in (1, 2, 3):
+        place(repository, "m", version, constant(version))
+    with start({"traffic": {"kept_bytes_max": 0}}) as running:
+        shelf = running.gateway.shelf
+        running.do(shelf.ensure("m", frozenset({"1", "2"})))
+        shelf.keep({"m": frozenset({"1"})}, {"m": ["1"]})
+        running.do(shelf.tidy())
+        assert set(shelf.loaded.servables["m"]) == {"1", "3"}
+
+
+def test_removing_a_model_s_folder_ends_it_whatever_is_needed(repository, start):
+    place(repository, "m", 1, constant(1))
+    with start() as running:
+        running.gateway.shelf.keep({"m": frozenset({"1"})}, {"m": ["1"]})
+        shutil.rmtree(repository / "m")
+        running.refresh()
+        assert ask(running, "/v2/models/m/infer", {"inputs": [X]})[0] == 404

@@ -74,7 +74,9 @@ def routes(draw: st.DrawFn) -> Route:
     )
     ends = [0, *cuts, WHOLE_BP]
     shares = tuple(Share(v, b - a) for v, a, b in zip(versions, ends[:-1], ends[1:], strict=True))
-    sticky = draw(st.none() | st.just(Sticky(("header:x-user-id", "id"), draw(st.text("abc019 -", max_size=5)))))
+    sticky = draw(
+        st.none() | st.just(Sticky(("header:x-user-id", "id"), draw(st.text("abc019 -", max_size=5))))
+    )
     pinned = draw(st.sampled_from(["", *versions]))
     return Route(shares, (), sticky, pinned)
 
