@@ -6,6 +6,7 @@ import json
 import struct
 import threading
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime as ort
@@ -14,6 +15,7 @@ import pytest
 from loadtests import switch
 from loadtests.bench import client, models, traffic, turnout
 from loadtests.bench.client import Sample
+from loadtests.bench.errors import BenchError
 from loadtests.bench.readings import Reading
 from loadtests.bench.traffic import Encoding, Traffic
 from loadtests.register import Kill, Outcome, Request, Switch
@@ -235,11 +237,14 @@ def test_the_cost_of_a_shadow_is_the_median_of_pairs_of_spans():
         Sample(float(second) + 0.5, took) for second, took in enumerate([1.0, 1.2, 2.0, 2.2, 1.0, 1.0])
     ]
     spans = [(float(second), second + 1.0) for second in range(6)]
-    watched = shadowing.Watched(samples, spans[::2], spans[1::2])
-    *_, last = shadowing.rows(watched, "S", "saturated", "name", 100.0, {"rows": 7.0})
+    watched = shadowing.Watched(samples, spans[::2], spans[1::2], [{"rows": 7.0}] * 3)
+    *_, last = shadowing.rows(watched, "S", "saturated", "name", 100.0)
     assert last.runs == pytest.approx((1.2, 1.1, 1.0))
     assert last.value == pytest.approx(1.1)
     assert "rows 7" in last.note
+    idle = replace(watched, told=[{"rows": 7.0}, {"rows": 0.0}, {"rows": 7.0}])
+    with pytest.raises(BenchError, match="never ran"):
+        list(shadowing.rows(idle, "S", "saturated", "name", 100.0))
 
 
 # Configuration and command line

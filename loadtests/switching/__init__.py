@@ -1,0 +1,1 @@
+"""What `make bench NAME=switch` is made of."""
