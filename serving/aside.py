@@ -16,6 +16,17 @@ NICE = 10
 """How much less work aside counts to the scheduler than the event loop."""
 
 
+PROMPT = -10
+"""How much more a thread counts that is rarely heard of and waited for by many."""
+
+
+def be_prompt() -> None:
+    """Let this thread, and those that it starts, have the processor when they want it, where that is allowed."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PROMPT)
+
+
 async def aside(work: Callable[..., T], *args: object, nice: bool = True) -> T:
     """Return what `work` returns, called in a thread of its own that yields to the event loop if `nice`.
 

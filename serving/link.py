@@ -60,6 +60,7 @@ class Link:
         self._doing: set[asyncio.Task[None]] = set()
         self._hold_ends: dict[str, asyncio.TimerHandle] = {}
         self._told: dict[str, Any] = {}
+        self._answering = False
 
     def __repr__(self) -> str:
         return f"<Link {self.name}: {'connected' if self._line else 'alone'}, {self._traffic!r}>"
@@ -75,11 +76,18 @@ class Link:
             await self._changed_once()
 
     async def settle(self) -> None:
-        """Tell what is loaded, and wait until the control has given all of it a route."""
+        """Tell what is loaded, and wait until the control has given all of it a route.
+
+        What the table needs by then, and did not when loading began, is loaded as well.
+        """
         self._tell_state()
         until_ns = monotonic_ns() + int(ADOPTED_S_MAX * 1e9)
         while set(self._traffic.ways) - set(self._traffic.table.routes) and monotonic_ns() < until_ns:
             await self._changed_once()
+        for model in self._traffic.ways:
+            await self._gateway.shelf.ensure(model, self._traffic.table.needs(model))
+        self._answering = True
+        self._tell_state()
 
     async def close(self) -> None:
         """Be a member no more."""
@@ -145,6 +153,7 @@ class Link:
         return {
             "revision": self._traffic.table.revision,
             "term": self._traffic.term,
+            "answering": self._answering,
             "ready": {model: sorted(each) for model, each in self._gateway.shelf.loaded.servables.items()},
             "brakes": self._braked(),
             "tallies": self._traffic.tallies(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -36,6 +36,8 @@ class Replica:
     revision: int = 0
     heard_ns: int = 0
     lease_ns: int = 0
+    answering: bool = False
+    """Whether it is through with its start: before, it loads what its table needs."""
     ready: Mapping[str, list[str]] = field(default_factory=dict)
     brakes: Mapping[str, str] = field(default_factory=dict)
     tallies: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
@@ -46,7 +48,7 @@ class Replica:
     def learn(self, said: Said) -> None:
         """Take over what it told of its state."""
         self.revision = max(self.revision, said["revision"])
-        self.ready, self.brakes = said["ready"], said["brakes"]
+        self.answering, self.ready, self.brakes = said["answering"], said["ready"], said["brakes"]
         self.tallies, self.epochs = said["tallies"], said["epochs"]
 
     def document(self) -> dict[str, Any]:
@@ -69,6 +71,10 @@ class Outcome:
     killed: tuple[str, ...] = ()
     fenced: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+
+    def after(self, earlier: Outcome) -> Outcome:
+        """Return this one with those that an earlier step of the same change ended."""
+        return replace(self, killed=tuple(sorted({*earlier.killed, *self.killed})))
 
 
 class Roster:

@@ -4,7 +4,7 @@ One JSON object a line, over a Unix stream socket in the deployment's private fo
 with `say`; whoever does not know the word ignores it, so that neighbouring releases understand each other.
 
 From a replica
-    hello {name, pid, revision, term, ready, brakes, tallies}, once, and then `state` with the same
+    hello {name, pid, revision, term, answering, ready, brakes, tallies, epochs}, later `state` with the same
     acknowledge {revision}, prepared {task, faults}, holding {task}, renew {sent_ns}
     shadows {told}: model, version and reading of each shadow that there is or was
 

@@ -331,3 +331,32 @@ def test_what_was_compared_outlasts_the_shadow_and_promoting_it_ends_it(stage: S
     assert {answered_by(stage)[0] for _ in range(10)} == {"3"}
     time.sleep(1.5)
     assert comparison(stage, "3", "1")["rows"] == 20
+
+
+def test_a_rollback_does_not_wait_for_a_replica_that_is_still_starting(stage: Stage) -> None:
+    """It was refused: what a replica has not loaded yet counted as not ready."""
+    stage.change("register", "split", weights={"1": "100%"})
+    stage.begin_replica("r2")
+    refused = []
+    until_s = time.monotonic() + 30
+    while not (stage.folder / "r2.ready").exists():
+        assert time.monotonic() < until_s
+        for target in ("2", "1"):
+            body = {"to": target, "why": "a test"}
+            status, answer = stage.ask("POST", "/v2/models/register/traffic/rollback", body)
+            if status != 200:
+                refused.append(answer)
+    assert refused == []
+    receipt = stage.change("register", "rollback", to="2")
+    assert sorted(receipt["acknowledged"]) == ["r0", "r1", "r2"]
+    for name in ("r0", "r1"):
+        stage.replicas.pop(name).kill()
+    time.sleep(0.5)
+    assert {answered_by(stage)[0] for _ in range(10)} == {"2"}
+
+
+def test_one_that_is_ended_because_it_does_not_hold_back_is_in_the_receipt(stage: Stage) -> None:
+    stage.replicas["r1"].send_signal(signal.SIGSTOP)
+    receipt = stage.change("register", "split", weights={"1": "100%"}, atomic=True)
+    assert (receipt["acknowledged"], receipt["killed"], receipt["confirmed"]) == (["r0"], ["r1"], True)
+    assert stage.replicas.pop("r1").wait(10) == -signal.SIGKILL
