@@ -21,7 +21,7 @@ PROMPT = -10
 
 
 def be_prompt() -> None:
-    """Let this thread, and those that it starts, have the processor when they want it, where that is allowed."""
+    """Let this thread, and those that it starts, have the processor at once, where that is allowed."""
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PROMPT)

@@ -21,7 +21,7 @@ from serving.shelf import Shelf
 from serving.track import Watchdog
 from serving.traffic import Traffic
 from serving.ways import NOBODY, Arm, Origin, Way, asked_for
-from serving.wire import InferRequest
+from serving.wire import Call, InferRequest
 
 log = logging.getLogger("turnout.gateway")
 
@@ -85,44 +85,46 @@ class Gateway:
         request : InferRequest
             With `arrived_ns` set. Its deadline is set here.
         timeout_ns, origin : int, Origin
-            What the transport asked for besides the request's own `timeout`, 0 if nothing; and who asks.
+            What the transport asks for, 0 for no deadline of its own; and who asks.
 
         Raises
         ------
         Unknown, Invalid, Unavailable
-            If nothing is served under that name, the request does not fit it, or not here and now.
+            There is no such version, the request does not fit it, or not here and now.
         """
         traffic, call = self.traffic, request.call
         way = traffic.ways.get(model)
         if way is None:
             raise self._nowhere(model, version)
         if request.arrived_ns > traffic.lease_ns:
-            raise Unavailable("this replica has lost the control of traffic, and with it the right to answer")
+            raise Unavailable("this replica lost the control of traffic, and with it the right to answer")
         named = version or origin.named or (call.parameters and asked_for(call.parameters))
         if named:
             arm = way.named.get(named) or self._unnamed(way, named)
         elif way.static is not None:
             arm = way.static
+        elif origin.memory[0] is way:  # This caller was dealt before: 60 ns less than by a call.
+            arm = origin.memory[1]
+            arm.tally.held += 1
         elif way.hold is not None:
             traffic.wait(way, partial(self._again, model, request, timeout_ns, origin))
             return
         else:
             arm = way.choose(request, origin)
-        servable = arm.servable
-        if servable is None:
-            raise arm.explain(model)
+        servable = arm.servable or arm.lost(model)
         request.stamp = arm.stamp
         layout = servable.layouts.get(call) or servable.layout(call)
         if layout.in_order:
             request.layout = layout
         else:
             layout.fit(request)
-        allowed_ns = self._timeout_ns_max
-        if timeout_ns or call.timeout_us:
-            asked = (allowed_ns, timeout_ns, call.timeout_us * 1000)
-            allowed_ns = min(limit for limit in asked if limit)
+        asked = timeout_ns or call.timeout_us
+        allowed_ns = self._allowed_ns(timeout_ns, call) if asked else self._timeout_ns_max
         request.expires_ns = request.arrived_ns + allowed_ns
         servable.lane.submit(request)
+
+    def _allowed_ns(self, timeout_ns: int, call: Call) -> int:
+        return min(filter(None, (self._timeout_ns_max, timeout_ns, call.timeout_us * 1000)))
 
     def find(self, model: str, version: str = "") -> Servable:
         """Return the version that describes the model; `Unknown` or `Unavailable` says why there is none."""
@@ -130,9 +132,7 @@ class Gateway:
         if way is None:
             raise self._nowhere(model, version)
         arm = way.usual if not version else way.named.get(version) or self._unnamed(way, version)
-        if arm.servable is None:
-            raise arm.explain(model)
-        return arm.servable
+        return arm.servable or arm.lost(model)
 
     def _again(self, model: str, request: InferRequest, timeout_ns: int, origin: Origin) -> None:
         """Take a request anew that was held back."""

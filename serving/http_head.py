@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -55,6 +56,8 @@ class Head:
     problem: TurnoutError | None = None
     """Why the request is refused although its end is known."""
     version: str = "1.1"
+    memory: list[Any] = field(init=False, repr=False, compare=False, default_factory=lambda: [None, None])
+    """Room for whoever routes: a way, and where it leads those who send this head."""
     usual: bool = field(init=False)
     """Nothing asks for an answer other than HTTP/1.1's plain one: no compression, no last word."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from router.pick import Reason, Wheel
 from router.table import WHOLE_BP, Route, RoutingTable, newest_first
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from serving.servable import Servable
 
 SLOTS_MAX = 4096
-"""Callers whose slot is remembered, for each key by which one can be known."""
+"""Callers whose slot is remembered, for each parameter by which one can be known."""
 ALIAS_PARAMETER, VERSION_PARAMETER = "turnout_alias", "turnout_version"
 
 Header = tuple[bytes, bytes]
@@ -34,12 +34,21 @@ class Origin(Protocol):
     def headers(self) -> Sequence[Header]:
         """Its headers: names in lower case, and values."""
 
+    @property
+    def memory(self) -> list[Any]:
+        """Two places for whoever routes. It may be one object for requests that say the same."""
+
 
 class Nobody:
     """An origin that says nothing."""
 
     named = ""
     headers: Sequence[Header] = ()
+
+    @property
+    def memory(self) -> list[Any]:
+        """Nothing is remembered of nobody."""
+        return [None, None]
 
 
 NOBODY = Nobody()
@@ -60,7 +69,7 @@ class Tally:
 class Arm:
     """A version as a way leads to it, and the stamp that its answers get.
 
-    `servable` is None where the version is not loaded here; then `explain` is raised instead.
+    `servable` is None where the version is not loaded here; then `lost` says so.
     """
 
     __slots__ = ("reason", "servable", "stamp", "tally", "version")
@@ -74,9 +83,9 @@ class Arm:
         self.stamp = f"{version};{revision};{reason}".encode()
         self.tally = tally
 
-    def explain(self, model: str) -> Unavailable:
-        """Return the error for a request that should have been answered by what is not there."""
-        return Unavailable(f"version {self.version} of model {model!r} is not loaded here; try again later")
+    def lost(self, model: str) -> NoReturn:
+        """Raise the error for a request that should have been answered by what is not there."""
+        raise Unavailable(f"version {self.version} of model {model!r} is not loaded here; try again later")
 
 
 Subject = TypeVar("Subject")
@@ -126,14 +135,13 @@ class Caller:
     def _finder(self, key: str) -> Callable[[InferRequest, Origin], int]:
         kind, _, name = key.partition(":")
         if kind == "header":
-            of_origin: Slots[Origin] = Slots()
             header = name.lower().encode()
 
-            def in_headers(origin: Origin) -> int:
+            def in_headers(_request: InferRequest, origin: Origin) -> int:
                 value = next((value for each, value in origin.headers if each == header), b"")
                 return self._wheel.slot(value) if value else -1
 
-            return lambda _request, origin: of_origin.of(origin, in_headers)
+            return in_headers
         if kind == "parameter":
             of_call: Slots[Call] = Slots()
 
@@ -159,7 +167,7 @@ class Way:
     """
 
     __slots__ = (
-        "_caller", "_dealt", "_drawn", "_ends_bp", "_known", "_random_bits",
+        "_caller", "_dealt", "_drawn", "_ends_bp", "_random_bits",
         "hold", "model", "named", "static", "usual",
     )  # fmt: skip
 
@@ -184,8 +192,6 @@ class Way:
         self._dealt = dealt
         self._ends_bp = ends_bp
         self._caller = caller
-        self._known: dict[int, tuple[Arm, Origin]] = {}
-        """The arms of callers by the identity of their origin, which is kept so that it stays one's own."""
         self._random_bits = random.getrandbits
 
     def pause(self, hold: list[Callable[[], None]]) -> None:
@@ -194,29 +200,22 @@ class Way:
         self.static = None
 
     def choose(self, request: InferRequest, origin: Origin) -> Arm:
-        """Return the arm of a request that names no version, where that is not always the same."""
+        """Return the arm of a request that names no version, where that is not always the same.
+
+        Where the origin alone says who the caller is, it is noted there for the next time.
+        """
         caller = self._caller
         if caller is not None:
-            known = self._known.get(id(origin))  # 150 ns less than by its slot.
-            if known is not None:
-                arm = known[0]
-                arm.tally.held += 1
-                return arm
             slot = caller.slot(request, origin)
             if slot >= 0:
                 arm = self._dealt[bisect_right(self._ends_bp, slot)]
                 if caller.by_origin:
-                    self._remember(origin, arm)
+                    origin.memory[:] = self, arm
                 arm.tally.held += 1
                 return arm
         arm = self._drawn[bisect_right(self._ends_bp, self._random_bits(32) * WHOLE_BP >> 32)]
         arm.tally.drawn += 1
         return arm
-
-    def _remember(self, origin: Origin, arm: Arm) -> None:
-        if len(self._known) >= SLOTS_MAX:
-            self._known.clear()
-        self._known[id(origin)] = (arm, origin)
 
 
 def _widest(ends_bp: Sequence[int]) -> int:

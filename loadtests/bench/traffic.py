@@ -35,19 +35,19 @@ are 38 MB, and a memo of its JSON header would save 2 of its 90 us.
 class Traffic:
     """Requests to one model: in one encoding, and all alike or all with ids and values of their own.
 
-    With `callers` each names a caller of its own in a header, as far as they are distinct.
+    With `callers` each names one of so many in a header, in turn, as far as they are distinct.
     """
 
     model: str
     encoding: Encoding
     distinct: bool
-    callers: bool = False
+    callers: int = 0
 
     @property
     def slug(self) -> str:
         """Name files of it."""
         kind = "distinct" if self.distinct else "identical"
-        return f"{self.model}-{self.encoding.lower()}-{kind}{'-callers' if self.callers else ''}"
+        return f"{self.model}-{self.encoding.lower()}-{kind}{f'-{self.callers}' if self.callers else ''}"
 
     @property
     def path(self) -> str:
@@ -140,7 +140,7 @@ function done(summary, latency, requests)
     e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
-CALLER = """wrk.headers["x-user-id"] = string.format("user-%06d", count)"""
+CALLER = """wrk.headers["x-user-id"] = string.format("user-%06d", count % {callers})"""
 HAND_OUT = """\
 function request()
   at = at % count + 1
@@ -157,7 +157,7 @@ def script(traffic: Traffic, data: Path, header_length: int) -> str:
         slug=traffic.slug,
         data=data,
         headers=length,
-        caller=CALLER if traffic.callers else "",
+        caller=CALLER.replace("{callers}", str(traffic.callers)) if traffic.callers else "",
         collect="requests[count] = wrk.format()" if traffic.distinct else "",
         request=HAND_OUT if traffic.distinct else "",
     )

@@ -221,15 +221,18 @@ def test_a_verdict_is_a_row_and_one_that_proves_nothing_is_missed():
 
 def test_the_cost_of_routing_is_a_ratio_of_rounds_to_each_that_it_is_set_against():
     readings = {
-        cost.ROUTED: [Reading(95.0), Reading(190.0)],
+        cost.DEALT: [Reading(95.0), Reading(190.0)],
+        cost.CANARY: [Reading(90.0), Reading(180.0)],
+        cost.HALVES: [Reading(80.0), Reading(160.0)],
         cost.PLAIN: [Reading(100.0), Reading(200.0)],
         cost.BASELINE: [Reading(100.0), Reading(100.0)],
     }
-    rows = {row.name: row for row in cost.judged(8, readings)}
-    assert rows["S-8: routed to one version"].value == pytest.approx(0.95)
-    assert rows["S-8: routed to one version"].verdict == "ok"
-    assert rows["S-8: routed to baseline"].runs == pytest.approx((0.95, 1.9))
-    assert rows["S-8: one version to baseline"].goal is None
+    rows = {row.name: row for row in cost.judged(cost.Point(8, 1000), readings)}
+    dealt = rows["S-8, 1,000 callers: dealt by caller to one version"]
+    assert (dealt.value, dealt.verdict) == (pytest.approx(0.95), "ok")
+    assert rows["S-8, 1,000 callers: dealt by caller to baseline"].runs == pytest.approx((0.95, 1.9))
+    assert rows["S-8, 1,000 callers: two halves to one version"].goal is None
+    assert rows["S-8, 1,000 callers: one version to baseline"].goal == cost.GOAL
 
 
 def test_the_cost_of_a_shadow_is_the_median_of_pairs_of_spans():
@@ -251,7 +254,7 @@ def test_the_cost_of_a_shadow_is_the_median_of_pairs_of_spans():
 
 
 def test_each_request_can_name_a_caller_of_its_own():
-    kind = Traffic("S", Encoding.BINARY, distinct=True, callers=True)
+    kind = Traffic("S", Encoding.BINARY, distinct=True, callers=1000)
     script = traffic.script(kind, "bodies", 0)
     assert script.index('wrk.headers["x-user-id"]') < script.index("wrk.format()")
     assert "x-user-id" not in traffic.script(Traffic("S", Encoding.BINARY, distinct=True), "bodies", 0)

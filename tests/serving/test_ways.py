@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from router.pick import Reason, Wheel, pick
 from router.table import WHOLE_BP, Route, RoutingTable, Share, Sticky, everything_to
 from serving import ways as module
-from serving.errors import Invalid
+from serving.errors import Invalid, Unavailable
 from serving.ways import NOBODY, Tally, Way, asked_for, ways
 from serving.wire import Call, InferRequest
 
@@ -37,6 +37,7 @@ class Head:
     def __init__(self, named: str = "", headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self.named = named
         self.headers = tuple(headers)
+        self.memory: list[Any] = [None, None]
 
 
 def request(id_: bytes = b"", **parameters: Any) -> InferRequest:
@@ -147,7 +148,8 @@ def test_what_is_not_loaded_falls_to_the_stable_version_and_never_the_other_way_
     assert (lost_canary.version, lost_canary.reason) == ("1", Reason.FALLBACK)
     lost_stable = way(route, ["2"], Fixed(9999)).choose(request(), NOBODY)
     assert lost_stable.servable is None
-    assert "version 1 of model 'm' is not loaded here" in str(lost_stable.explain("m"))
+    with pytest.raises(Unavailable, match="version 1 of model 'm' is not loaded here"):
+        lost_stable.lost("m")
 
 
 def test_a_version_that_has_everything_and_is_not_loaded_answers_nothing() -> None:
