@@ -48,7 +48,8 @@ class Replica:
     def learn(self, said: Said) -> None:
         """Take over what it told of its state."""
         self.revision = max(self.revision, said["revision"])
-        self.answering, self.ready, self.brakes = said["answering"], said["ready"], said["brakes"]
+        self.answering = said.get("answering", True)
+        self.ready, self.brakes = said["ready"], said["brakes"]
         self.tallies, self.epochs = said["tallies"], said["epochs"]
 
     def document(self) -> dict[str, Any]:
