@@ -134,7 +134,7 @@ def audit(arguments: argparse.Namespace) -> int:
     if arguments.config is None:
         return _look(arguments, "/v2/audit" if show else "/v2/audit/verify", words)
     from serving.access import place
-    from serving.audit import offline
+    from serving.admin.audit import offline
 
     status, document = offline(place(configured(arguments.config)), show=show)
     return _tell(arguments, status, document, words)

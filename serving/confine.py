@@ -31,7 +31,7 @@ def environment(*further: str) -> dict[str, str]:
 
 def step_back() -> None:
     """Let all others go first, and end with whoever made this process."""
-    os.nice(19)
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
     if sys.platform == "linux":
         # Whoever asked may be killed at any moment, after which this would run on for nobody.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -16,7 +16,7 @@ from router.table import known, newest_first
 from serving.config import Config
 from serving.errors import Failed, TurnoutError, Unavailable, Unknown
 from serving.servable import Servable
-from serving.shadows import Shadows
+from serving.shadow.shadows import Shadows
 from serving.shelf import Shelf
 from serving.track import Watchdog
 from serving.traffic import Traffic

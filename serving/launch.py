@@ -55,7 +55,7 @@ def run(config: Config, announce: Announce = say_ready) -> None:
     RuntimeError
         If Ray or the replicas cannot start, or Ray ended by itself.
     """
-    from serving.desk import sole
+    from serving.control.desk import sole
 
     config = _absolute(config)
     config = with_admin_port(config)

@@ -19,8 +19,8 @@ import uvloop
 
 from serving import access, listen_metrics
 from serving.config import Config, ConfigError
+from serving.control.link import Link
 from serving.gateway import Gateway
-from serving.link import Link
 from serving.listen_http import Listener
 from serving.metrics import Reading, ServerReading, VersionReading, registry
 from serving.peers import Peers
@@ -183,7 +183,7 @@ def run(config: Config, announce: Announce | None = None) -> None:
     announce : callable, optional
         Told once where to find what, when requests are accepted.
     """
-    from serving.desk import Desk, brakes_folder, sole
+    from serving.control.desk import Desk, brakes_folder, sole
 
     with ExitStack() as stack:
         sockets = [

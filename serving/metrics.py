@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client import metrics_core as client
 from prometheus_client.registry import Collector
 
-from serving.comparison import Death, Drop, ShadowReading, total
 from serving.errors import HTTP_STATUS, Failed, TurnoutError
 from serving.family import Family, Kind, Of, buckets, rows_buckets
 from serving.ledger import Snapshot
+from serving.shadow.comparison import Death, Drop, ShadowReading, total
 from serving.share import ShareReading
 
 Key = tuple[str, str]

@@ -19,12 +19,12 @@ from router.entry import Entry
 from router.history import History
 from router.intent import Adopt, Intent, decide, undo
 from serving import access
-from serving.admin import application
-from serving.receipt import Receipt
-from serving.refusals import Lost, Stale
-from serving.roster import Replica
+from serving.admin.application import application
+from serving.control.receipt import Receipt
+from serving.control.refusals import Lost, Stale
+from serving.control.roster import Replica
+from serving.control.standing import Bank, standing
 from serving.sockets import bound_at, listen
-from serving.standing import Bank, standing
 
 TOKEN = "a-token-of-forty-letters-that-is-no-secret"
 BEGAN_US = 1_795_615_500_000_000  # 2026-11-25T14:05:00Z

@@ -144,7 +144,7 @@ class Stage:
 
 def run_control(folder: Path, die_at: str) -> None:
     """Be a control until SIGTERM."""
-    from serving.desk import Desk
+    from serving.control.desk import Desk
 
     def step(name: str) -> None:
         if name == die_at and (folder / "die").exists():
@@ -161,7 +161,7 @@ def run_replica(folder: Path, name: str) -> None:
     """Be a replica until SIGTERM."""
     import uvloop
 
-    from serving.desk import brakes_folder
+    from serving.control.desk import brakes_folder
     from serving.local import Post, Serving
 
     config = _config(folder)

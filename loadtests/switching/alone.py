@@ -20,8 +20,8 @@ from loadtests.switching.asking import MODEL
 from loadtests.switching.simulated import allow_files
 from router.intent import Rollback
 from serving.config import Traffic
-from serving.control import Control
-from serving.journal import Journal
+from serving.control.control import Control
+from serving.journal.journal import Journal
 
 CONNECTED_S_MAX = 60.0
 ACKNOWLEDGE_S_MAX = 30.0

@@ -3,7 +3,7 @@
     python -m loadtests.switching.simulated FOLDER COUNT MODEL
 
 Each is a member of its own with a connection of its own: it says hello, acknowledges each table and
-renews its lease (serving/telling.py has the words). It ends with its input.
+renews its lease (serving/control/telling.py has the words). It ends with its input.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from time import monotonic_ns
 
 import uvloop
 
-from serving import telling
-from serving.members import Membership
+from serving.control import telling
+from serving.control.members import Membership
+from serving.control.telling import Line, Said
 from serving.sockets import _reachable
-from serving.telling import Line, Said
 
 LEASE_S = 3.0
 LEASE_PARTS = 4
-"""As often as a replica renews its lease (serving/link.py)."""
+"""As often as a replica renews its lease (serving/control/link.py)."""
 FILES_EACH = 2
 """The connection and the lock."""
 

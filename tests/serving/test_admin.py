@@ -12,9 +12,9 @@ from router.change import SetAlias
 from router.entry import WORDS_MAX
 from router.intent import Alias, Mirror, Pin, Promote, Rollback, Split, Stick, Unpin
 from router.table import Sticky
-from serving.admin_terms import AllTraffic, AuditDocument, HistoryDocument, ModelTraffic, ReceiptDocument
-from serving.guard import BODY_BYTES_MAX, Guard
-from serving.receipt import Receipt
+from serving.admin.guard import BODY_BYTES_MAX, Guard
+from serving.admin.terms import AllTraffic, AuditDocument, HistoryDocument, ModelTraffic, ReceiptDocument
+from serving.control.receipt import Receipt
 from tests.controlling import TOKEN, Administered, Deciding
 
 SPLIT = {"weights": {"8": "5%", "7": "95%"}, "why": "canary of 8"}

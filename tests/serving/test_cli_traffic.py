@@ -17,9 +17,9 @@ from router.intent import Alias, Mirror, Pin, Promote, Rollback, Split, Stick, U
 from router.table import Sticky
 from serving import access, cli
 from serving.access import control_folder, place, token
-from serving.audit import verify
+from serving.admin.audit import verify
 from serving.config import load
-from serving.journal import Journal
+from serving.journal.journal import Journal
 from serving.traffic import read_brakes
 from tests.controlling import Administered, Deciding, announced
 

@@ -25,12 +25,12 @@ from router.intent import Alias, Intent, Mirror, Pin, Promote, Rollback, Split, 
 from router.names import InvalidName
 from router.pick import Wheel
 from router.table import WHOLE_BP, InvalidTable, Route, Sticky
-from serving import link as link_module
 from serving.config import Traffic as Settings
-from serving.control import Control
-from serving.journal import Journal
+from serving.control import link as link_module
+from serving.control.control import Control
+from serving.control.link import Link
+from serving.journal.journal import Journal
 from serving.keeping import Keeping
-from serving.link import Link
 from serving.traffic import Traffic
 from serving.ways import NOBODY
 from serving.wire import Call, InferRequest

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.draw import DRAWN, Draw
+from serving.shadow.draw import DRAWN, Draw
 
 WHOLE = 10_000
 

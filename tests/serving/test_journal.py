@@ -22,8 +22,8 @@ import pytest
 from router.change import SetRoute, Verb
 from router.entry import GENESIS, BrokenChain, Entry
 from router.table import everything_to
-from serving.duplicate import Duplicate, copy_of
-from serving.journal import Journal, JournalError, OlderTerm, read
+from serving.journal.duplicate import Duplicate, copy_of
+from serving.journal.journal import Journal, JournalError, OlderTerm, read
 
 Image = dict[str, bytes]
 """What was on the disk at a moment: names of files, and what they held."""
@@ -293,7 +293,7 @@ def test_a_writer_killed_at_any_moment_has_written_all_that_it_said(path: Path) 
 TAKE_OVER = """
 import sys
 from pathlib import Path
-from serving.journal import Journal
+from serving.journal.journal import Journal
 from tests.serving.test_journal import entry
 journal = Journal.open(Path(sys.argv[1]))
 term = journal.take_term("there:2", 2)
@@ -593,7 +593,7 @@ def test_after_a_sync_that_failed_nothing_is_written_until_somebody_has_looked(
 def test_who_finds_it_in_use_for_long_is_told_and_can_try_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.duplicate.WAIT_S_MAX", 0.05)
+    monkeypatch.setattr("serving.journal.duplicate.WAIT_S_MAX", 0.05)
     journal = begun(path, 1)
     other = Duplicate(copy_of(path))
     with other.held(), pytest.raises(JournalError, match="another process has used it") as told:

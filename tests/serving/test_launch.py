@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import access, desk, launch
+from serving import access, launch
 from serving.config import Config, ConfigError, parse
+from serving.control import desk
 
 SERVER = {"http": "127.0.0.1:0", "metrics": "127.0.0.1:0", "admin": "127.0.0.1:0", "drain_s_max": 0}
 SAY = "import json, os, sys, time\nsay = lambda **k: os.write(int(sys.argv[2]), (json.dumps(k) + '\\n').encode())\n"

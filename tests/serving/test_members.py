@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.members import Member, Membership, kill, living
+from serving.control.members import Member, Membership, kill, living
 from tests.talking import eventually
 
 ROOT = Path(__file__).parents[2]
-JOIN = "import sys,time; from pathlib import Path; from serving.members import Membership; "
+JOIN = "import sys,time; from pathlib import Path; from serving.control.members import Membership; "
 JOIN += "m = Membership(Path(sys.argv[1]), sys.argv[2]); print('in', flush=True); time.sleep(60)"
 
 

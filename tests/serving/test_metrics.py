@@ -21,9 +21,9 @@ from prometheus_client.openmetrics import parser as strict_parser
 from kernels.histogram import MARKS_NS
 from kernels.tally import AGREED, CLASSED, COUNTS
 from serving import errors, family, listen_metrics, metrics
-from serving.comparison import Death, Drop, Output, Pair, ShadowReading
 from serving.ledger import Cause, Ledger, Reason
 from serving.metrics import FAMILIES, Kind, Reading, ServerReading, VersionReading
+from serving.shadow.comparison import Death, Drop, Output, Pair, ShadowReading
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 US = 1000

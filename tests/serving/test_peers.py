@@ -25,11 +25,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import config, listen_metrics, metrics, peers
-from serving.comparison import Pair, ShadowReading
 from serving.ledger import Snapshot
 from serving.local import Serving
 from serving.metrics import Reading, ServerReading, VersionReading
 from serving.peers import Peers
+from serving.shadow.comparison import Pair, ShadowReading
 from serving.sockets import Holder, bound_at, fetch, listen, private_folder
 from tests.models import constant, place
 from tests.running import post

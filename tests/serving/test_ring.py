@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import ring
-from serving.ring import BYTES_MIN, HEAD_BYTES, LENGTH_BYTES, Reader, Ring, Torn
+from serving.shadow import ring
+from serving.shadow.ring import BYTES_MIN, HEAD_BYTES, LENGTH_BYTES, Reader, Ring, Torn
 
 entries = st.integers(0, 255).flatmap(
     lambda byte: st.integers(0, BYTES_MIN // 2 + 8).map(lambda size: bytes([byte]) * size)

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from serving import roster as module
-from serving.members import Membership
-from serving.roster import Outcome, Replica, Roster
+from serving.control import roster as module
+from serving.control.members import Membership
+from serving.control.roster import Outcome, Replica, Roster
 
 T = TypeVar("T")
 FENCE_S = 0.3

@@ -20,10 +20,10 @@ import psutil
 import pytest
 
 from serving import config
-from serving.comparison import NOISE, Death, Drop, ShadowReading
 from serving.model import Artifact, Device, ModelConfig, ModelSpec
 from serving.session import Session, Stop, open_onnx
-from serving.shadow import Shadow
+from serving.shadow.comparison import NOISE, Death, Drop, ShadowReading
+from serving.shadow.shadow import Shadow
 from serving.signature import signature
 from serving.track import Batch
 from serving.wire import InferRequest

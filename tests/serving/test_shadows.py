@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from router.table import Route, RoutingTable, Shadow, Share, everything_to
-from serving import shadow as shadow_module
-from serving.comparison import ShadowReading
 from serving.config import Shadow as Settings
-from serving.shadows import Shadows
+from serving.shadow import shadow as shadow_module
+from serving.shadow.comparison import ShadowReading
+from serving.shadow.shadows import Shadows
 
 
 class Recorded:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from router.table import newest_first
-from serving.comparison import ShadowReading
+from serving.shadow.comparison import ShadowReading
 
 Told = list[tuple[str, str, dict[str, Any]]]
 """What a replica tells: model, shadow and its reading, as plain values."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kernels import compare
 from kernels.tally import AGREED, CLASSED, ROWS
-from serving.board import Sheet
+from serving.shadow.board import Sheet
 from serving.wire import TensorSpec
 
 

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from threading import Thread
 
-from serving import board as b
 from serving import confine
-from serving.board import ARMS_MAX, Board
-from serving.comparison import Death, Drop
 from serving.config import Shadow as Settings
 from serving.model import ModelSpec
-from serving.ring import TAIL, Ring, Torn
+from serving.shadow import board as b
+from serving.shadow.board import ARMS_MAX, Board
+from serving.shadow.comparison import Death, Drop
+from serving.shadow.ring import TAIL, Ring, Torn
 
 START_S_MAX = 60.0
 """Processor time until the version is loaded, the comparison compiled if need be."""
@@ -48,7 +48,7 @@ class ShadowProcess:
     spec : ModelSpec
         The shadow's version.
     sides : sequence of int
-        See `serving.board.Form`.
+        See `serving.shadow.board.Form`.
     settings, ring, board
         What it may use, where it takes from, and where it writes to.
     """
@@ -151,7 +151,7 @@ class ShadowProcess:
     def _spawn(self, line: socket.socket) -> subprocess.Popen[bytes]:
         fds = (self._ring.fd, self._board.fd, line.fileno())
         return subprocess.Popen(
-            [sys.executable, "-P", "-s", "-m", "serving.shadow_child", json.dumps(self._task(*fds))],
+            [sys.executable, "-P", "-s", "-m", "serving.shadow.child", json.dumps(self._task(*fds))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -17,7 +17,7 @@ import numpy as np
 
 from kernels.histogram import BINS
 from kernels.tally import COUNTS, SUMS, Floats, Integers
-from serving.ring import shared
+from serving.shadow.ring import shared
 
 ARMS_MAX = 32
 """Versions that a shadow is compared with in its life, as many as can be live at once."""

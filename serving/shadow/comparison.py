@@ -31,9 +31,9 @@ from kernels.tally import (
     Floats,
     side,
 )
-from serving import board
-from serving.board import Sheet
 from serving.ledger import Durations
+from serving.shadow import board
+from serving.shadow.board import Sheet
 from serving.wire import TensorSpec
 
 FLIPS_SHOWN_MAX = 10

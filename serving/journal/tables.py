@@ -24,8 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.pool import StaticPool
 
 from router.entry import GENESIS, BrokenChain, Entry, parse
-from serving.duplicate import WAIT_S_MAX
-from serving.journal_error import JournalError
+from serving.journal.duplicate import WAIT_S_MAX
+from serving.journal.error import JournalError
 
 FORMAT = 1
 """Of the tables; kept in SQLite's user_version."""

@@ -1,6 +1,6 @@
 """Where are decisions about traffic kept, so that none that was acknowledged is ever lost?
 
-In SQLite, chained by hashes (`router.entry`), with a copy beside it (`serving.duplicate`). Decision 009.
+In SQLite, chained by hashes (`router.entry`), with a copy beside it (`duplicate`). Decision 009.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DatabaseError
 
 from router.entry import GENESIS, BrokenChain, Entry, check_chain
-from serving import journal_tables as tables
-from serving.duplicate import Duplicate, copy_of
-from serving.journal_error import JournalError, OlderTerm, told
+from serving.journal import tables
+from serving.journal.duplicate import Duplicate, copy_of
+from serving.journal.error import JournalError, OlderTerm, told
 from serving.private import NotPrivate, private
 
 __all__ = ["Journal", "JournalError", "OlderTerm", "read"]

@@ -20,17 +20,17 @@ from router.entry import Entry
 from router.history import History
 from router.intent import Adopt, Intent, Rollback, Take, decide, undo
 from router.table import newest_first
-from serving import sockets, telling
-from serving.aside import be_prompt
+from serving import sockets
 from serving.config import Traffic as Settings
-from serving.journal import Journal, JournalError
-from serving.members import living
-from serving.receipt import Receipt, Steps, receipt
-from serving.refusals import Lost, Stale
-from serving.roster import Outcome, Replica, Roster
-from serving.shadow_report import Gatherer
-from serving.standing import Bank, standing
-from serving.telling import Line, Said, table_message
+from serving.control import telling
+from serving.control.members import living
+from serving.control.receipt import Receipt, Steps, receipt
+from serving.control.refusals import Lost, Stale
+from serving.control.roster import Outcome, Replica, Roster
+from serving.control.standing import Bank, standing
+from serving.control.telling import Line, Said, table_message
+from serving.journal.journal import Journal, JournalError
+from serving.shadow.report import Gatherer
 
 log = logging.getLogger("turnout.control")
 
@@ -85,7 +85,6 @@ class Control:
 
     async def start(self) -> None:
         """Become the only writer, and let replicas in."""
-        be_prompt()  # Under load the journal's turn came late: 57 ms at the 99th percentile, on two cores.
         self.term = self._journal.take_term(f"{os.uname().nodename}:{os.getpid()}", self._now_us())
         for entry in self._journal.entries[self.history.revision :]:
             self.history.add(entry)  # What the control before this one wrote while it ended.

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from serving import access, brake
 from serving.access import JOURNAL
+from serving.aside import be_prompt
 from serving.config import Config, ConfigError
-from serving.control import Control
-from serving.journal import Journal, JournalError
+from serving.control.control import Control
+from serving.journal.journal import Journal, JournalError
 from serving.private import NotPrivate
 from serving.sockets import bound_at
 
@@ -69,6 +70,7 @@ class Desk:
     def start(self) -> None:
         """Let replicas in, and then answer people."""
         self._thread.start()
+        self._loop.call_soon_threadsafe(be_prompt)
         self._do(self.control.start())
 
     def answer(self) -> None:
@@ -87,7 +89,7 @@ class Desk:
     async def _answer(self) -> None:
         import uvicorn
 
-        from serving.admin import application
+        from serving.admin.application import application
 
         host, _ = bound_at(self._admin).rsplit(":", 1)
         folder = control_folder(self._config)

@@ -1,7 +1,7 @@
 """The process in which a shadow runs: it is made to lose, and steps back before it does anything.
 
 It has the lowest rank there is, its memory is limited, and its parent kills it when it hangs. What it does
-is in `serving.shadowing`, which takes half a second to import: at the lowest rank, too.
+is in `serving.shadow.working`, which takes half a second to import: at the lowest rank, too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     confine.step_back()
     if os.getppid() != task["parent"]:
         return  # It was gone before its end could be noticed.
-    from serving.shadowing import Shadowing, Task, say
+    from serving.shadow.working import Shadowing, Task, say
 
     try:
         Shadowing(Task(**task), out).serve()

@@ -21,8 +21,10 @@ from router.entry import BrokenChain, Entry, check_chain
 from router.history import History
 from router.intent import Intent
 from router.table import NoRoute, known
-from serving.admin_page import page
-from serving.admin_terms import (
+from serving.admin.chronicle import chronicle, journal
+from serving.admin.guard import Guard
+from serving.admin.page import page
+from serving.admin.terms import (
     AliasBody,
     AllTraffic,
     AuditDocument,
@@ -40,11 +42,9 @@ from serving.admin_terms import (
     UnpinBody,
     VerifiedDocument,
 )
-from serving.chronicle import chronicle, journal
 from serving.clock import parse_utc
-from serving.guard import Guard
-from serving.receipt import Receipt
-from serving.refusals import Lost, Stale
+from serving.control.receipt import Receipt
+from serving.control.refusals import Lost, Stale
 from serving.resources import SERVER_VERSION
 
 ERRORS_SHOWN_MAX = 8
@@ -74,7 +74,7 @@ Shadows = Callable[[str], Awaitable[dict[str, Any]]]
 
 
 class Controls(Protocol):
-    """What the application needs of a control; see `serving.control.Control`."""
+    """What the application needs of a control; see `serving.control.control.Control`."""
 
     @property
     def history(self) -> History:
@@ -261,8 +261,8 @@ def _audits(control: Controls, stored: Path | None) -> APIRouter:
 def _verified(history: History, stored: Path | None) -> tuple[int, str]:
     if stored is None:
         return check_chain(_kept(history))
-    from serving.audit import verify
-    from serving.journal import JournalError
+    from serving.admin.audit import verify
+    from serving.journal.journal import JournalError
 
     try:
         return verify(stored, list(history))

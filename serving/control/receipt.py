@@ -10,7 +10,7 @@ from typing import Any
 from router.change import Change, SetRoute
 from router.entry import Entry, change_document
 from serving.clock import utc
-from serving.roster import Outcome
+from serving.control.roster import Outcome
 
 
 @dataclass(frozen=True, slots=True)

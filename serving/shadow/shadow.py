@@ -1,6 +1,6 @@
 """What does a version make of requests that another one answered? A sample of them is copied to its process.
 
-The process (`serving.shadow_process`) is what makes a shadow harmless: here, on the event loop, a batch
+The process (`serving.shadow.process`) is what makes a shadow harmless: here, on the event loop, a batch
 is only copied into a ring of fixed size, or dropped and counted. Rows are drawn at random and
 independently of each other, so those that are compared are a fair sample of all, as long as what is
 dropped does not depend on what is in them.
@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.table import WHOLE_BP
-from serving import sample
-from serving.board import ARMS_MAX, Board
-from serving.comparison import Drop, Pair, ShadowReading, side_of, total
 from serving.config import Shadow as Settings
-from serving.draw import Draw
 from serving.errors import Failed
 from serving.model import ModelSpec
-from serving.ring import Ring
-from serving.sample import HEAD, PLANS_MAX, Misfit, Plan
-from serving.shadow_process import ShadowProcess
+from serving.shadow import sample
+from serving.shadow.board import ARMS_MAX, Board
+from serving.shadow.comparison import Drop, Pair, ShadowReading, side_of, total
+from serving.shadow.draw import Draw
+from serving.shadow.process import ShadowProcess
+from serving.shadow.ring import Ring
+from serving.shadow.sample import HEAD, PLANS_MAX, Misfit, Plan
 from serving.track import Batch
 
 PUBLISH_S = 0.002

@@ -8,8 +8,8 @@ from typing import Any
 
 from router.entry import BrokenChain, Entry, check_chain
 from serving.access import JOURNAL
-from serving.chronicle import journal
-from serving.journal import JournalError, read
+from serving.admin.chronicle import journal
+from serving.journal.journal import JournalError, read
 
 
 def verify(path: Path, in_force: Sequence[Entry] = ()) -> tuple[int, str]:

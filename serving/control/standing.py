@@ -11,7 +11,7 @@ from router.deal import log_e_value
 from router.history import History
 from router.table import NoRoute, Route, known
 from serving.clock import utc
-from serving.roster import Replica
+from serving.control.roster import Replica
 
 FALSE_ALARMS = 1e-4
 """The probability that a split that is dealt as configured is ever called otherwise, while it is in force."""

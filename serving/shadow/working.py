@@ -17,15 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.histogram import bins_ns
-from serving import board as b
-from serving import confine, sample
-from serving.board import Board, Sheet
+from serving import confine
 from serving.model import Device
-from serving.ring import TAIL, Reader
+from serving.shadow import board as b
+from serving.shadow import sample
+from serving.shadow.board import Board, Sheet
+from serving.shadow.ring import TAIL, Reader
 from serving.wire import DATATYPES, TensorSpec
 
 if TYPE_CHECKING:
-    from serving.contrast import Contrast
+    from serving.shadow.contrast import Contrast
 
 REASON_CHARACTERS_MAX = 400
 
@@ -77,7 +78,7 @@ class Shadowing:
     """
 
     def __init__(self, task: Task, out: int) -> None:
-        from serving.contrast import Contrast  # Compiles at its first time, and writes that down.
+        from serving.shadow.contrast import Contrast  # Compiles at its first time, and writes that down.
 
         self._task, self._out = task, out
         self._line = socket.socket(fileno=task.line)

@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from router.entry import BrokenChain
-from serving.duplicate import COPY_SUFFIX, WAIT_S_MAX
+from serving.journal.duplicate import COPY_SUFFIX, WAIT_S_MAX
 from serving.private import NotPrivate
 
 _WAY_OUT = (

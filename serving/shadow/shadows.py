@@ -9,13 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from router.table import RoutingTable
-from serving.comparison import ShadowReading
 from serving.config import Shadow as Settings
 from serving.model import ModelSpec
+from serving.shadow.comparison import ShadowReading
 
 if TYPE_CHECKING:
     from serving.servable import Servable
-    from serving.shadow import Shadow
+    from serving.shadow.shadow import Shadow
 
 Key = tuple[str, str]
 """Model, and the version that shadows."""
@@ -78,7 +78,7 @@ class Shadows:
         return readings
 
     def _begin(self, key: Key, wanted: Wanted) -> None:
-        from serving.shadow import Shadow
+        from serving.shadow.shadow import Shadow
 
         shadow = Shadow(wanted.spec, wanted.share_bp, self._settings, noise=wanted.noise)
         self._running[key] = (wanted, shadow)

@@ -14,13 +14,14 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
-from serving import sockets, telling
+from serving import sockets
 from serving.config import Traffic as Settings
+from serving.control import telling
+from serving.control.members import Membership
+from serving.control.telling import Line, Said
 from serving.errors import TurnoutError
 from serving.gateway import Gateway
-from serving.members import Membership
 from serving.regular import Refusal
-from serving.telling import Line, Said
 
 log = logging.getLogger("turnout.link")
 

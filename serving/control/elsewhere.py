@@ -7,8 +7,8 @@ from typing import Any
 
 from router.history import History
 from router.intent import Intent
-from serving.control import Control
-from serving.receipt import Receipt
+from serving.control.control import Control
+from serving.control.receipt import Receipt
 
 
 class Elsewhere:

@@ -10,8 +10,8 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
-from serving.members import Member, kill, living
-from serving.telling import Line, Said
+from serving.control.members import Member, kill, living
+from serving.control.telling import Line, Said
 
 log = logging.getLogger("turnout.roster")
 

@@ -1,0 +1,1 @@
+"""What people and programs say to the control over HTTP."""

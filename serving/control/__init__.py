@@ -1,0 +1,1 @@
+"""How traffic changes: the one who decides, and those who follow."""

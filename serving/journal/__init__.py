@@ -1,0 +1,1 @@
+"""Where decisions about traffic are kept, so that none is ever lost."""
