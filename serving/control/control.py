@@ -288,9 +288,11 @@ class Control:
     async def _append(self, entry: Entry, held: str) -> None:
         try:
             await asyncio.to_thread(self._journal.append, entry)
-        except JournalError as error:
+        except BaseException as error:
             if held:
                 self._release(held)
+            if not isinstance(error, JournalError):
+                raise
             if error.final:
                 self._lost = str(error)
             raise Lost(str(error)) from None

@@ -87,6 +87,8 @@ class Link:
             await self._changed_once()
         for model in self._traffic.ways:
             await self._gateway.shelf.ensure(model, self._traffic.table.needs(model))
+        while self._traffic.lease_ns < monotonic_ns():
+            await self._changed_once()
         self._answering = True
         self._tell_state()
 
@@ -123,7 +125,6 @@ class Link:
         self._heard_ns = monotonic_ns()
         self._told = self._state()
         line.say("hello", name=self.name, pid=os.getpid(), **self._told)
-        line.say("renew", sent_ns=self._heard_ns)
 
     def _end(self, line: Line) -> None:
         if self._line is line:
@@ -204,6 +205,7 @@ class Link:
             log.error("event=history_lost had=%d got=%d", traffic.table.revision, said["revision"])
         traffic.follow(telling.parse_table(said), said["term"], said["epochs"])
         line.say("acknowledge", revision=said["revision"])
+        line.say("renew", sent_ns=monotonic_ns())  # Which is granted to those alone who acknowledged.
         for timer in self._hold_ends.values():
             timer.cancel()
         self._hold_ends.clear()

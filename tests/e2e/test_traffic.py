@@ -201,13 +201,12 @@ def test_a_replica_is_not_ready_before_it_has_the_table_and_what_it_needs(stage:
     assert {answered_by(stage)[0] for _ in range(10)} == {"3"}
 
 
-STEPS = ("prepare", "journal", "publish", "receipt")
+STEPS = [(step, atomic) for step in ("prepare", "journal", "publish", "receipt") for atomic in (False, True)]
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("atomic", [False, True])
+@pytest.mark.parametrize(("step", "atomic"), [*STEPS, ("hold", True)])
 def test_a_control_that_dies_in_any_step_leaves_the_change_done_or_not_at_all(
-    tmp_path: Path, repository: Path, step: str, *, atomic: bool
+    tmp_path: Path, repository: Path, step: str, atomic: bool
 ) -> None:
     with Stage(tmp_path, repository) as stage:
         stage.start_control(die_at=step)
