@@ -98,8 +98,9 @@ class Link:
             task.cancel()
         for timer in self._hold_ends.values():
             timer.cancel()
-        if self._line is not None:
-            self._line.hang_up()
+        line, self._line = self._line, None
+        if line is not None:
+            line.hang_up()
         if self._membership is not None:
             self._membership.leave()
 
