@@ -179,7 +179,10 @@ class Traffic:
             if model in new:
                 new[model].pause(held)
         self.ways = new
-        self._changed(self.table, self._servables)
+        try:
+            self._changed(self.table, self._servables)
+        except Exception:  # A shadow that cannot be started must not keep a table from being acknowledged.
+            log.exception("event=shadows_not_followed revision=%d", self.table.revision)
 
 
 def read_brakes(folder: Path) -> dict[str, str]:

@@ -150,7 +150,10 @@ class Link:
             if now_ns - told_ns >= STATE_S * 1e9 or self._told != self._state():
                 told_ns = now_ns
                 self._tell_state()
-                self._tell_shadows(line)
+                try:
+                    self._tell_shadows(line)
+                except Exception:  # Else the lease would not be renewed any more.
+                    log.exception("event=shadows_not_told")
 
     def _state(self) -> dict[str, Any]:
         return {

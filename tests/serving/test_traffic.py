@@ -145,3 +145,22 @@ def test_a_brake_that_is_written_over_by_hand_is_read_again(tmp_path: Path) -> N
     static = here.ways["m"].static
     assert static is not None
     assert static.version == "7"
+
+
+def test_a_shadow_that_cannot_be_started_does_not_keep_the_table_from_being_followed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else the replica would not acknowledge, and would be ended for it."""
+
+    def fail(_table: RoutingTable, _servables: Any) -> None:
+        raise OSError("no memory for a shadow's ring")
+
+    here = Traffic(4, None, Random(1), fail)
+    loaded: Any = {"m": {"7": "servable 7"}}
+    here.carry(loaded)
+    here.hold("m")
+    went: list[int] = []
+    here.wait(here.ways["m"], lambda: went.append(1))
+    here.follow(RoutingTable(6, {"m": everything_to("7")}), 1, {"m": 6})
+    assert (went, here.table.revision) == ([1], 6)
+    assert "shadows_not_followed" in caplog.text
