@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
@@ -19,6 +20,7 @@ from onnx import TensorProto, helper
 START_S_MAX = 90.0
 """Ray starts within 15 s on two cores that have nothing else to do; tests may share them."""
 REPLICA = "ray::ServeReplica:turnout:Gateway"
+CONTROL = "ray::ServeReplica:turnout-control:Control"
 
 
 class Served:
@@ -30,7 +32,7 @@ class Served:
         self.models = folder / "models"
         (self.models / "twice" / "1").mkdir(parents=True)
         onnx.save(_twice(), self.models / "twice" / "1" / "model.onnx")
-        config = folder / "turnout.toml"
+        self.config = config = folder / "turnout.toml"
         config.write_text(
             f'[server]\nhttp = "127.0.0.1:{self.http}"\nmetrics = "127.0.0.1:{self.metrics}"\n'
             f'admin = "127.0.0.1:{self.admin}"\n'
@@ -70,6 +72,17 @@ class Served:
     def replicas(self) -> list[psutil.Process]:
         """Return the replicas that live."""
         return [each for each in self.processes() if _title(each).startswith(REPLICA)]
+
+    def control(self) -> psutil.Process:
+        """Return the control that lives."""
+        [control] = [each for each in self.processes() if _title(each).startswith(CONTROL)]
+        return control
+
+    def turnout(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line against this gateway."""
+        command = [sys.executable, "-m", "serving.cli", *words, "--config", str(self.config)]
+        here = Path(__file__).parents[2]
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=90)
 
     def is_ready(self) -> bool:
         try:

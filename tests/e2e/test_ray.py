@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -227,6 +228,49 @@ def _successes(served: Served) -> int:
         text = got.read().decode()
     counts = re.findall(r"^nv_inference_request_success\{.*\} (.*)$", text, re.MULTILINE)
     return sum(int(float(count)) for count in counts)
+
+
+def test_traffic_is_moved_through_serve_s_proxy_with_a_receipt(served: Served) -> None:
+    done = served.turnout("pin", "twice", "1", "--why", "a test", "--json")
+    assert done.returncode == 0, done.stderr
+    receipt = json.loads(done.stdout)
+    assert receipt["confirmed"] and len(receipt["acknowledged"]) == 1
+    assert _route(served) == f"1;{receipt['revision']};pinned"
+    assert served.turnout("unpin", "twice").returncode == 0
+    assert _route(served).endswith(";static")
+    assert served.turnout("audit", "verify").returncode == 0
+    without_token = urllib.request.Request(f"http://127.0.0.1:{served.admin}/v2/traffic")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(without_token, timeout=10)
+
+
+def _route(served: Served) -> str:
+    line = http.client.HTTPConnection("127.0.0.1", served.http, timeout=30)
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
+    line.request("POST", "/v2/models/twice/infer", json.dumps(body))
+    answer = line.getresponse()
+    assert answer.status == 200, answer.read()
+    route = answer.headers["turnout-route"]
+    line.close()
+    return str(route)
+
+
+def test_a_killed_control_costs_no_request_and_its_successor_knows_everything(served: Served) -> None:
+    [replica] = served.replicas()
+    before = json.loads(served.turnout("status", "--json").stdout)
+    with Load(served.http) as load:
+        control = served.control()
+        control.send_signal(signal.SIGKILL)
+        control.wait(10)
+        there = load.answered
+        _wait(lambda: served.turnout("pin", "twice", "1", "--why", "after").returncode == 0, 60)
+        assert load.answered > there
+    assert load.failures == []
+    after = json.loads(served.turnout("status", "--json").stdout)
+    assert after["revision"] == before["revision"] + 1
+    assert after["term"] > before["term"]
+    assert [each.pid for each in served.replicas()] == [replica.pid]
+    assert served.turnout("unpin", "twice").returncode == 0
 
 
 def test_a_second_gateway_on_the_same_port_says_so_at_once(served: Served) -> None:
