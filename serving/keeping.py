@@ -37,6 +37,10 @@ class Keeping:
         """Return the same with more that a model must have."""
         return replace(self, must={**self.must, model: self.must.get(model, _NOTHING) | versions})
 
+    def without_must(self, model: str, versions: frozenset[str]) -> Keeping:
+        """Return the same without some that a model must have."""
+        return replace(self, must={**self.must, model: self.must.get(model, _NOTHING) - versions})
+
     def spared(self, model: str) -> frozenset[str]:
         """Return the versions that a look at the repository alone does not drop."""
         return self.must.get(model, _NOTHING) | frozenset(self.good.get(model, ()))

@@ -123,15 +123,18 @@ class Shelf:
 
     async def ensure(self, model: str, versions: frozenset[str]) -> dict[str, str]:
         """Load what is not loaded of these versions; return those that cannot be, and why."""
+        before = self.keeping.must.get(model, frozenset())
         if not versions <= set(self._served(model)):
             self.keeping = self.keeping.with_must(model, versions)
             await self.refresh([model])
         standing = self.index.get(model, {})
-        reasons = {version: standing.get(version, standing.get("")) for version in versions}
+        missing = versions - set(self._served(model))
+        if missing - before:  # Else each look at the repository would try them again.
+            self.keeping = self.keeping.without_must(model, missing - before)
+        reasons = {version: standing.get(version, standing.get("")) for version in missing}
         return {
             version: reason.reason if reason is not None and reason.reason else "it is not in the repository"
             for version, reason in reasons.items()
-            if version not in self._served(model)
         }
 
     async def tidy(self) -> None:

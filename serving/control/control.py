@@ -23,7 +23,6 @@ from router.table import newest_first
 from serving import sockets
 from serving.config import Traffic as Settings
 from serving.control import telling
-from serving.control.members import living
 from serving.control.receipt import Receipt, Steps, receipt
 from serving.control.refusals import Lost, Stale
 from serving.control.roster import Outcome, Replica, Roster
@@ -36,6 +35,8 @@ log = logging.getLogger("turnout.control")
 
 OURSELVES = "turnout"
 """Who did what nobody asked for."""
+PREPARED_MAX = 5
+"""How many times a change is prepared while others, or replicas that come, undo what that was for."""
 
 
 class Control:
@@ -141,19 +142,7 @@ class Control:
 
     def replicas(self) -> list[dict[str, Any]]:
         """Return what is known of every replica that lives, as plain values."""
-        connected = self.roster.replicas
-        alone = [each for name, each in living(self._folder).items() if name not in connected]
-        return [each.document() for _, each in sorted(connected.items())] + [
-            {
-                "name": each.name,
-                "pid": each.pid,
-                "revision": None,
-                "connected": False,
-                "ready": {},
-                "brakes": {},
-            }
-            for each in alone
-        ]
+        return self.roster.documents()
 
     async def submit(
         self,
@@ -194,57 +183,81 @@ class Control:
     async def _submit(
         self, intent: Intent, by: str, why: str, if_revision: int | None, *, dry_run: bool, atomic: bool
     ) -> Receipt:
-        async with self._changing:
-            steps = Steps(self._step)
-            steps.begin("compare")
-            if self._lost:
-                raise Lost(self._lost)
-            if if_revision is not None and if_revision != self.history.revision:
-                now = self.history.revision
-                raise Stale(f"revision {now} is in force, not {if_revision}; look again and decide anew")
-            await self.roster.gather()
-            change = decide(self.history, intent)
-            idle = is_idle(self.history.table, change)
-            back = "" if idle else undo(self.history, change)
-            entry = Entry(
-                self.history.revision + 1, self.term, self._now_us(), by, why, change, self.history.last_hash
-            )
-            if dry_run or idle:
-                outcome = Outcome() if dry_run else await self._publish()
-                revision = self.history.revision if idle else entry.revision
-                return receipt(entry, revision, outcome, steps, back, unchanged=idle, dry_run=dry_run)
-            steps.begin("prepare")
-            await self._prepare(intent, change)
-            held = Outcome()
-            if atomic:
-                steps.begin("hold")
-                held = await self._hold(change.model)
-            steps.begin("journal")
-            await self._append(entry, held=change.model if atomic else "")
-            steps.begin("publish")
-            outcome = await self._publish()
-            steps.begin("receipt")
-            return receipt(entry, entry.revision, outcome.after(held), steps, back)
+        steps = Steps(self._step)
+        for _ in range(PREPARED_MAX):
+            async with self._changing:
+                steps.begin("compare")
+                entry = await self._compare(intent, by, why, if_revision)
+                idle = is_idle(self.history.table, entry.change)
+                back = "" if idle else undo(self.history, entry.change)
+                if dry_run or idle:
+                    outcome = Outcome() if dry_run else await self._publish()
+                    revision = self.history.revision if idle else entry.revision
+                    return receipt(entry, revision, outcome, steps, back, unchanged=idle, dry_run=dry_run)
+                steps.begin("prepare")
+                lacking = self._lacking(intent, entry.change)
+                if not lacking:
+                    outcome = await self._commit(entry, steps, atomic=atomic)
+                    return receipt(entry, entry.revision, outcome, steps, back)
+            # Not while nobody else can make a change: loading may take minutes, and a rollback has none.
+            await self._prepare(lacking, entry.change)
+        raise Refused(
+            "traffic or replicas changed again and again while it was prepared; look, and ask again"
+        )
 
-    async def _prepare(self, intent: Intent, change: Change) -> None:
-        """See to it that every replica has what the change needs, or refuse it."""
+    async def _compare(self, intent: Intent, by: str, why: str, if_revision: int | None) -> Entry:
+        """Decide what is to be journalled, as things stand."""
+        if self._lost:
+            raise Lost(self._lost)
+        now = self.history.revision
+        if if_revision is not None and if_revision != now:
+            raise Stale(f"revision {now} is in force, not {if_revision}; look again and decide anew")
+        await self.roster.gather()
+        change = decide(self.history, intent)
+        return Entry(now + 1, self.term, self._now_us(), by, why, change, self.history.last_hash)
+
+    async def _commit(self, entry: Entry, steps: Steps, *, atomic: bool) -> Outcome:
+        """Journal an entry for which all is prepared, and tell it to all."""
+        model = entry.change.model
+        held = Outcome()
+        if atomic:
+            steps.begin("hold")
+            held = await self._hold(model)
+        steps.begin("journal")
+        await self._append(entry, held=model if atomic else "")
+        steps.begin("publish")
+        outcome = await self._publish()
+        steps.begin("receipt")
+        return outcome.after(held)
+
+    def _lacking(self, intent: Intent, change: Change) -> list[str]:
+        """Return the replicas that have yet to load what a change needs; `Refused` if that is no option."""
         if not isinstance(change, SetRoute) or isinstance(intent, Adopt | Take):
-            return
-        model, needed = change.model, change.route.versions
+            return []
         replicas = self.roster.replicas
         if not replicas:
             raise Refused("no replica is there that could answer; wait until one is ready")
-        lacking = [name for name, each in replicas.items() if not needed <= set(each.ready.get(model, ()))]
-        if isinstance(intent, Rollback) and any(each.answering for each in replicas.values()):
-            # One that is still starting loads what its table needs before it answers anything.
-            lacking = [name for name in lacking if replicas[name].answering]
-        if not lacking:
-            return
-        if isinstance(intent, Rollback):
+        # One that is still starting loads what its table needs before it answers anything, and one that is
+        # silent is not waited for: it acknowledges in time, or is ended.
+        counts = {name: each for name, each in replicas.items() if each.answering} or replicas
+        model, needed = change.model, change.route.versions
+        lacking = [
+            name
+            for name, each in counts.items()
+            if not needed <= set(each.ready.get(model, ())) and not each.is_silent(self._settings.lease_s)
+        ]
+        if lacking and isinstance(intent, Rollback):
             raise Refused(self._not_ready(model, needed))
+        return lacking
+
+    async def _prepare(self, lacking: list[str], change: Change) -> None:
+        """Have replicas load and warm what a change needs, or refuse it."""
+        assert isinstance(change, SetRoute)
+        model, needed = change.model, sorted(change.route.versions)
         task = self._task_last = self._task_last + 1
         for name in lacking:
-            self.roster.replicas[name].line.say("prepare", task=task, model=model, versions=sorted(needed))
+            if name in self.roster.replicas:
+                self.roster.replicas[name].line.say("prepare", task=task, model=model, versions=needed)
         await self.roster.answered(lacking, lambda each: task in each.tasks, self._settings.lease_s)
         for name in lacking:
             replica = self.roster.replicas.get(name)

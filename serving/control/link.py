@@ -19,9 +19,7 @@ from serving.config import Traffic as Settings
 from serving.control import telling
 from serving.control.members import Membership
 from serving.control.telling import Line, Said
-from serving.errors import TurnoutError
 from serving.gateway import Gateway
-from serving.regular import Refusal
 
 log = logging.getLogger("turnout.link")
 
@@ -240,8 +238,9 @@ class Link:
     async def _prepare(self, line: Line, task: int, model: str, versions: frozenset[str]) -> None:
         try:
             faults = await self._gateway.shelf.ensure(model, versions)
-        except (TurnoutError, Refusal, OSError, ValueError) as error:
-            faults = dict.fromkeys(versions, str(error))
+        except Exception as error:  # The control waits for an answer, whatever it is.
+            log.exception("event=not_prepared model=%s", model)
+            faults = dict.fromkeys(versions, str(error) or type(error).__name__)
         self._tell_state()
         line.say("prepared", task=task, faults=faults)
 

@@ -52,6 +52,10 @@ class Replica:
         self.ready, self.brakes = said["ready"], said["brakes"]
         self.tallies, self.epochs = said["tallies"], said["epochs"]
 
+    def is_silent(self, s_max: float) -> bool:
+        """Say whether nothing was heard of it for longer than that."""
+        return monotonic_ns() - self.heard_ns > s_max * 1e9
+
     def document(self) -> dict[str, Any]:
         """Return what a person wants to know of it, as plain values."""
         return {
@@ -121,6 +125,14 @@ class Roster:
         self.stir()
         return replica
 
+    def documents(self) -> list[dict[str, Any]]:
+        """Return what is known of every member that lives, connected or not, as plain values."""
+        alone = [each for name, each in living(self._folder).items() if name not in self.replicas]
+        unknown: dict[str, Any] = {"revision": None, "connected": False, "ready": {}, "brakes": {}}
+        return [each.document() for _, each in sorted(self.replicas.items())] + [
+            {"name": each.name, "pid": each.pid, **unknown} for each in alone
+        ]
+
     def stir(self) -> None:
         """Wake whoever waits for a replica to have done something."""
         self._moved.set()
@@ -140,9 +152,8 @@ class Roster:
     async def answered(self, of: Collection[str], done: Callable[[Replica], bool], silent_s: float) -> None:
         """Wait until those replicas have done something, but for ones that are gone or silent for so long."""
         while True:
-            now_ns = monotonic_ns()
             waited = [self.replicas[name] for name in of if name in self.replicas]
-            if all(done(each) or now_ns - each.heard_ns > silent_s * 1e9 for each in waited):
+            if all(done(each) or each.is_silent(silent_s) for each in waited):
                 return
             await self._wait(LOOK_S)
 

@@ -329,3 +329,55 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 TestLives = Lives.TestCase
 TestLives.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 TestLives.pytestmark = [pytest.mark.timeout(300)]  # type: ignore[attr-defined]
+
+
+def test_a_rollback_does_not_wait_for_another_change_that_is_being_prepared() -> None:
+    """Loading may take minutes; it was done while nobody else could make a change."""
+    world = World()
+    try:
+        world.start_control()
+        world.start_replica()
+        control, [replica] = world.control, world.replicas.values()
+        assert control is not None
+        world.do(control.submit(Split("m", (("1", WHOLE_BP),)), "a test", "first"))
+
+        async def race() -> tuple[int, int, str]:
+            loading, loaded = asyncio.Event(), asyncio.Event()
+            shelf: Any = replica._gateway.shelf
+
+            async def load(_model: str, versions: frozenset[str]) -> dict[str, str]:
+                loading.set()
+                await loaded.wait()
+                shelf.loaded.servables["m"].update(dict.fromkeys(versions, "servable"))
+                return {}
+
+            shelf.ensure = load
+            slow = asyncio.ensure_future(control.submit(Split("m", (("9", WHOLE_BP),)), "a test", "slow"))
+            await loading.wait()
+            back = await control.submit(Rollback("m"), "a test", "at once")
+            loaded.set()
+            return back.revision, (await slow).revision, control.history.table.routes["m"].primary
+
+        before = control.history.revision
+        assert world.do(race()) == (before + 1, before + 2, "9")
+    finally:
+        world.close()
+
+
+def test_a_replica_that_fails_in_an_unforeseen_way_refuses_a_change_and_holds_up_none() -> None:
+    world = World()
+    try:
+        world.start_control()
+        world.start_replica()
+        control, [replica] = world.control, world.replicas.values()
+        assert control is not None
+
+        async def break_off(_model: str, _versions: frozenset[str]) -> dict[str, str]:
+            raise RuntimeError("nobody foresaw this")
+
+        replica._gateway.shelf.ensure = break_off  # type: ignore[method-assign]
+        with pytest.raises(Refused, match="m@9: nobody foresaw this"):
+            world.do(control.submit(Split("m", (("9", WHOLE_BP),)), "a test", "a reason"))
+        assert world.do(control.submit(Split("m", (("1", WHOLE_BP),)), "a test", "a reason")).confirmed
+    finally:
+        world.close()

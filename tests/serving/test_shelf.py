@@ -624,6 +624,7 @@ def test_what_cannot_be_loaded_is_told_with_the_reason(repository, start):
         faults = running.do(running.gateway.shelf.ensure("m", frozenset({"1", "2", "7"})))
         assert set(faults) == {"2", "7"}
         assert faults["7"] == "it is not in the repository"
+        assert running.gateway.shelf.keeping.must["m"] == {"1"}, "what cannot be is not wanted for ever"
         assert value(running, "m", "1") == 1
 
 
