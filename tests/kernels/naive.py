@@ -54,7 +54,8 @@ def scores(primary, shadow, counts, sums, flips):
 
 
 def top(row):
-    return -1 if np.isnan(row).all() else int(np.nanargmax(row))
+    known = [at for at, score in enumerate(row) if not np.isnan(score)]
+    return max(known, key=lambda at: (row[at], -at), default=-1)
 
 
 def place(class_, others):
