@@ -1,0 +1,1 @@
+"""Load over gRPC, from a client that costs less than the servers it measures."""

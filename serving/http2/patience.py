@@ -1,0 +1,77 @@
+"""How much that brings nothing is borne of a peer? The answer to floods, whatever they are made of.
+
+Frames that cost their sender nothing and the receiver a little are what attacks on HTTP/2 are made of: pings,
+settings, empty DATA, tiny window updates, priorities, and requests that are begun only to be broken off. They
+are all lawful, and some of each is usual. So they are counted against what the peer earns by letting requests
+finish, and a look, about once a second, forgives the rest.
+"""
+
+from __future__ import annotations
+
+from serving.http2.bounds import Bounds
+from serving.http2.errors import Code, ConnectionFault
+
+EARNED_BY_ANSWER = 8
+"""Idle frames that a finished request pays for: clients update two windows, and some ping, for each."""
+EARNED_BY_FRAME = 2
+"""Idle frames that a message of ours pays for, or a longer DATA frame: its share of window updates."""
+
+
+class Patience:
+    """What a connection has left for its peer.
+
+    Attributes
+    ----------
+    idle_frames, resets : int
+        What the peer has used of each since the last look, less what it earned; never below zero.
+    """
+
+    __slots__ = ("_idle_frames_max", "_resets_max", "idle_frames", "resets")
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._idle_frames_max = bounds.idle_frames_max
+        self._resets_max = bounds.resets_max
+        self.idle_frames = self.resets = 0
+
+    def idle(self, what: str) -> None:
+        """Count a frame that brought nothing.
+
+        Raises
+        ------
+        ConnectionFault
+            If there were too many.
+        """
+        self.idle_frames += 1
+        if self.idle_frames > self._idle_frames_max:
+            raise ConnectionFault(
+                Code.ENHANCE_YOUR_CALM,
+                f"more than {self._idle_frames_max} frames that bring nothing, the last was {what}",
+            )
+
+    def reset(self, what: str) -> None:
+        """Count a request that was broken off: by the peer, or for what the peer did.
+
+        Raises
+        ------
+        ConnectionFault
+            If there were too many.
+        """
+        self.resets += 1
+        if self.resets > self._resets_max:
+            raise ConnectionFault(
+                Code.ENHANCE_YOUR_CALM,
+                f"more than {self._resets_max} requests were broken off, the last by {what}",
+            )
+
+    def earn_answer(self) -> None:
+        """Count a request that was answered in full."""
+        self.idle_frames = max(0, self.idle_frames - EARNED_BY_ANSWER)
+        self.resets = max(0, self.resets - 1)
+
+    def earn_frame(self) -> None:
+        """Count a message of ours, or a longer DATA frame that the peer made room for."""
+        self.idle_frames = max(0, self.idle_frames - EARNED_BY_FRAME)
+
+    def renew(self) -> None:
+        """Forgive all. Called about once a second."""
+        self.idle_frames = self.resets = 0
