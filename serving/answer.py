@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from serving import calls, elements
-from serving.errors import Failed, Invalid, Unsupported
+from serving.errors import Failed, Invalid
 from serving.memo import Memo
 from serving.wire import Call, InferRequest, Results, TensorSpec
 
@@ -101,7 +101,7 @@ def frame(request: InferRequest, results: Results, start: int, stop: int) -> byt
     if single >= 0:
         raw = results.raw(single, start, stop)
         if len(raw) != layout[7]:
-            raise _misshapen(results, single)
+            raise misshapen(results, single)
         return b"".join((layout[1], id_, layout[4], raw))
     encoded = _fill(layout, request.id, results, start, stop)
     body_bytes = sum(map(len, encoded.parts))
@@ -142,12 +142,14 @@ def _lay_out(request: InferRequest, results: Results, start: int, stop: int) -> 
     text = b'","outputs":[' if id_bytes else b',"outputs":['
     holes: list[Hole] = []
     raws: list[tuple[int, int | None]] = []
-    for index, binary in _asked(call, results.outputs):
+    for place, (index, binary) in enumerate(asked_for(call, results.outputs)):
         shape = results.shape(index, start, stop)
         itemsize = results.outputs[index].datatype.itemsize
-        text += b"," if holes or raws else b""
+        text += b"," if place else b""
         text += _declaration(results.outputs[index], shape)
-        if not binary:
+        if call.shared and (window := call.window(results.outputs[index].name)):
+            text += b',"parameters":%b}' % orjson.dumps(window.parameters())
+        elif not binary:
             holes.append(Hole(text + b',"data":', index, elements=True))
             text = b"}"
         elif itemsize:
@@ -172,7 +174,7 @@ def _declaration(spec: TensorSpec, shape: tuple[int, ...]) -> bytes:
     return b'{"name":%b,"datatype":%b,"shape":%b' % about
 
 
-def _asked(call: Call, outputs: tuple[TensorSpec, ...]) -> list[tuple[int, bool]]:
+def asked_for(call: Call, outputs: tuple[TensorSpec, ...]) -> list[tuple[int, bool]]:
     """Return which outputs are asked for, by index, and whether in binary."""
     if call.outputs is None:
         return [(index, call.binary) for index in range(len(outputs))]
@@ -181,8 +183,6 @@ def _asked(call: Call, outputs: tuple[TensorSpec, ...]) -> list[tuple[int, bool]
         if asked.name not in indices:
             known = ", ".join(indices)
             raise Invalid(f"the model has no output {asked.name!r}; its outputs are: {known}")
-        if asked.classes:
-            raise Unsupported(f"classification of {asked.name!r} is not offered; ask for the output itself")
     return [(indices[asked.name], asked.binary) for asked in call.outputs]
 
 
@@ -205,7 +205,7 @@ def _fill(layout: Layout, id_: bytes, results: Results, start: int, stop: int) -
     for index, size_bytes in layout.raws:
         raw = strings[index] if size_bytes is None else results.raw(index, start, stop)
         if size_bytes is not None and len(raw) != size_bytes:
-            raise _misshapen(results, index)
+            raise misshapen(results, index)
         parts.append(raw)
     return Encoded(json_bytes, tuple(parts))
 
@@ -227,7 +227,7 @@ def _quoted(text: str) -> bytes:
     return orjson.dumps(text)
 
 
-def _misshapen(results: Results, index: int) -> Failed:
+def misshapen(results: Results, index: int) -> Failed:
     """Return the error that is better than an answer whose lengths contradict its bytes."""
     name = results.outputs[index].name
     return Failed(f"the model's output {name!r} is not of the size that its shape and datatype say")

@@ -27,8 +27,10 @@ def intern(
     """
     key = (
         # Hashing these flat tuples costs a tenth of hashing the dataclasses.
-        tuple([(each.name, each.datatype.name, each.shape) for each in inputs]),
-        None if outputs is None else tuple([(each.name, each.binary, each.classes) for each in outputs]),
+        tuple([(each.name, each.datatype.name, each.shape, each.window) for each in inputs]),
+        None
+        if outputs is None
+        else tuple([(each.name, each.binary, each.classes, each.window) for each in outputs]),
         binary,
         timeout_us,
         priority,
@@ -50,5 +52,6 @@ def weight_bytes(call: Call) -> int:
     words = sum(len(name) + len(str(value)) for name, value in call.parameters)
     names = sum(len(each.name) + 16 * len(each.shape) for each in call.inputs)
     asked = sum(len(each.name) for each in call.outputs or ())
+    windows = sum(128 + len(each.region) for each in call.windows()) if call.shared else 0
     parts = len(call.inputs) + len(call.outputs or ()) + len(call.parameters)
-    return 256 + 64 * parts + 2 * words + names + asked
+    return 256 + 64 * parts + 2 * words + names + asked + windows

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the grammar of the command line; docs/reference/cli.md describes it."""
-    top = argparse.ArgumentParser("turnout", description="Serve versioned ONNX models over V2 HTTP.")
+    top = argparse.ArgumentParser("turnout", description="Serve versioned ONNX models over V2 HTTP and gRPC.")
     top.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     verbs = top.add_subparsers(metavar="VERB", required=True)
 
@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--config", type=Path, metavar="FILE", help="the configuration, in TOML")
     verb.add_argument("--repository", metavar="DIR", help="the models; overrides repository.path")
     verb.add_argument("--http", metavar="ADDRESS:PORT", help="overrides server.http")
+    verb.add_argument("--grpc", metavar="ADDRESS:PORT", help="overrides server.grpc")
     verb.add_argument("--metrics", metavar="ADDRESS:PORT", help="overrides server.metrics")
     verb.add_argument("--admin", metavar="ADDRESS:PORT", help="overrides server.admin")
 
@@ -90,7 +91,8 @@ def serve(arguments: argparse.Namespace) -> int:
     except OSError as error:
         if error.errno not in ADDRESS_MISTAKES:
             raise
-        where = f"{config.server.http}, {config.server.metrics} and {config.server.admin}"
+        *others, last = [getattr(config.server, name) for name in ("http", "grpc", "metrics", "admin")]
+        where = f"{', '.join(others)} and {last}"
         raise Mistake(f"cannot listen on {where}: {os.strerror(error.errno or 0)}") from None
     return 0
 
@@ -100,8 +102,9 @@ def _run(config: Config, *, local: bool) -> None:
 
     models = Path(os.path.relpath(config.repository.path))
 
-    def announce(http: str, metrics: str, admin: str) -> None:
-        print(f"turnout: ready, HTTP on {http}, metrics on {metrics}, admin on {admin}")
+    def announce(http: str, grpc: str, metrics: str, admin: str) -> None:
+        spoken = f"HTTP on {http}, gRPC on {grpc}" if grpc else f"HTTP on {http}"
+        print(f"turnout: ready, {spoken}, metrics on {metrics}, admin on {admin}")
         if config.server.tls_certificate is None:
             print(*_standings(http), sep="\n")
         print(what_to_try(models, http, metrics), flush=True)
@@ -243,7 +246,7 @@ def configuration(arguments: argparse.Namespace) -> Config:
         config = load(arguments.config) if arguments.config else Config()
         said = {
             "repository": {"path": getattr(arguments, "repository", None)},
-            "server": {name: getattr(arguments, name, None) for name in ("http", "metrics", "admin")},
+            "server": {name: getattr(arguments, name, None) for name in ("http", "grpc", "metrics", "admin")},
         }
         document: dict[str, Any] = config.model_dump(exclude_unset=True)
         for section, settings in said.items():

@@ -35,8 +35,18 @@ class Answer:
         return "" if self.status == 200 else str(self.document.get("error", f"status {self.status}"))
 
 
-def ask(access: Access, path: str, body: dict[str, Any] | None = None, s_max: float = 60.0) -> Answer:
-    """Get `path`, or send a change there.
+def ask(
+    access: Access,
+    path: str,
+    body: dict[str, Any] | None = None,
+    s_max: float = 60.0,
+    *,
+    method: str = "",
+    afterwards: str = "turnout history",
+) -> Answer:
+    """Get `path`, or send a change there: by POST if it has a body and no other `method` is named.
+
+    `afterwards` is the command that says whether a change was made whose answer did not come.
 
     Raises
     ------
@@ -46,6 +56,7 @@ def ask(access: Access, path: str, body: dict[str, Any] | None = None, s_max: fl
         If a change was sent and the connection ended, or `s_max` passed, before the answer.
     """
     url = urlsplit(access.url)
+    method = method or ("GET" if body is None else "POST")
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     connection = kind(url.hostname or "", url.port, timeout=min(CONNECT_S_MAX, s_max))
     try:
@@ -55,27 +66,27 @@ def ask(access: Access, path: str, body: dict[str, Any] | None = None, s_max: fl
             raise Mistake(f"{access.url} does not answer: {error.strerror or error}") from None
         connection.sock.settimeout(s_max)
         try:
-            status, content = _exchange(connection, url.path + path, access.token, body)
+            status, content = _exchange(connection, method, url.path + path, access.token, body)
         except (OSError, http.client.HTTPException) as error:
             said = (
                 f"{access.url} ended the conversation without an answer: {str(error) or type(error).__name__}"
             )
-            if body is None:
+            if method == "GET":
                 raise Mistake(said) from None
-            raise Unclear(f"{said}; look whether the change was made, with `turnout history`") from None
+            raise Unclear(f"{said}; look whether the change was made, with `{afterwards}`") from None
     finally:
         connection.close()
     return _read(access, status, content)
 
 
 def _exchange(
-    connection: http.client.HTTPConnection, path: str, token: str, body: dict[str, Any] | None
+    connection: http.client.HTTPConnection, method: str, path: str, token: str, body: dict[str, Any] | None
 ) -> tuple[int, bytes]:
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
     sent = None if body is None else json.dumps(body).encode()
     if sent is not None:
         headers["Content-Type"] = "application/json"
-    connection.request("GET" if sent is None else "POST", path, sent, headers)
+    connection.request(method, path, sent, headers)
     answer = connection.getresponse()
     return answer.status, answer.read(ANSWER_BYTES_MAX)
 

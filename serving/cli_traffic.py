@@ -36,9 +36,9 @@ def status(arguments: argparse.Namespace) -> int:
     from serving import cli_words
 
     if not arguments.model:
-        return _look(arguments, "/v2/traffic", cli_words.traffic)
-    model = _bare(arguments)
-    return _look(arguments, f"/v2/models/{model}/traffic", lambda said: cli_words.standing(model, said))
+        return look(arguments, "/v2/traffic", cli_words.traffic)
+    model = bare(arguments)
+    return look(arguments, f"/v2/models/{model}/traffic", lambda said: cli_words.standing(model, said))
 
 
 def history(arguments: argparse.Namespace) -> int:
@@ -48,21 +48,21 @@ def history(arguments: argparse.Namespace) -> int:
     from serving import cli_words
 
     at = "" if arguments.at is None else f"?at={quote(arguments.at, safe='')}"
-    return _look(arguments, f"/v2/models/{_bare(arguments)}/traffic/history{at}", cli_words.history)
+    return look(arguments, f"/v2/models/{bare(arguments)}/traffic/history{at}", cli_words.history)
 
 
 def split(arguments: argparse.Namespace) -> int:
     """Divide the traffic."""
-    return _change(arguments, _bare(arguments), "split", {"weights": _weights(arguments.weights)})
+    return _change(arguments, bare(arguments), "split", {"weights": _weights(arguments.weights)})
 
 
 def shadow(arguments: argparse.Namespace) -> int:
     """Set what shadows, or print how it compares."""
-    model = _bare(arguments)
+    model = bare(arguments)
     if not arguments.weights:
         from serving import cli_words
 
-        return _look(arguments, f"/v2/models/{model}/shadow", cli_words.nested)
+        return look(arguments, f"/v2/models/{model}/shadow", cli_words.nested)
     if arguments.why is None:
         raise Mistake("--why says why, for the journal; a change of shadows needs it")
     shadows = {} if arguments.weights == ["none"] else _weights(arguments.weights)
@@ -74,7 +74,7 @@ def stick(arguments: argparse.Namespace) -> int:
     if arguments.off == bool(arguments.key):
         raise Mistake("say by which --key callers are known, such as --key header:x-user-id, or --off")
     said = {"keys": arguments.key, "salt": arguments.salt}
-    return _change(arguments, _bare(arguments), "stick", said)
+    return _change(arguments, bare(arguments), "stick", said)
 
 
 def promote(arguments: argparse.Namespace) -> int:
@@ -91,7 +91,7 @@ def pin(arguments: argparse.Namespace) -> int:
 
 def unpin(arguments: argparse.Namespace) -> int:
     """Let the shares count again."""
-    return _change(arguments, _bare(arguments), "unpin", {})
+    return _change(arguments, bare(arguments), "unpin", {})
 
 
 def rollback(arguments: argparse.Namespace) -> int:
@@ -115,14 +115,14 @@ def alias(arguments: argparse.Namespace) -> int:
         raise Mistake(f"{arguments.alias!r} is no ALIAS=VERSION; champion=7 is, and champion= removes it")
     checked(check_alias, name)
     said = {"alias": name, "version": checked(check_version, version) if version else None}
-    return _change(arguments, _bare(arguments), "alias", said)
+    return _change(arguments, bare(arguments), "alias", said)
 
 
 def brake(arguments: argparse.Namespace) -> int:
     """Pull or release the brake of a model on this node."""
     from serving.cli_brake import brake as pull_or_release
 
-    return pull_or_release(arguments, _bare(arguments))
+    return pull_or_release(arguments, bare(arguments))
 
 
 def audit(arguments: argparse.Namespace) -> int:
@@ -132,20 +132,20 @@ def audit(arguments: argparse.Namespace) -> int:
     show = arguments.what == "show"
     words = cli_words.journal if show else cli_words.verified
     if arguments.config is None:
-        return _look(arguments, "/v2/audit" if show else "/v2/audit/verify", words)
+        return look(arguments, "/v2/audit" if show else "/v2/audit/verify", words)
     from serving.access import place
     from serving.admin.audit import offline
 
     status, document = offline(place(configured(arguments.config)), show=show)
-    return _tell(arguments, status, document, words)
+    return tell(arguments, status, document, words)
 
 
-def _look(arguments: argparse.Namespace, path: str, words: Words) -> int:
+def look(arguments: argparse.Namespace, path: str, words: Words) -> int:
     """Ask for something and print it."""
     from serving.cli_ask import ask
 
-    answer = ask(_access(arguments), path, s_max=arguments.timeout)
-    return _tell(arguments, answer.status, answer.document, words)
+    answer = ask(access_of(arguments), path, s_max=arguments.timeout)
+    return tell(arguments, answer.status, answer.document, words)
 
 
 def _change(arguments: argparse.Namespace, model: str, verb: str, said: Document) -> int:
@@ -153,22 +153,20 @@ def _change(arguments: argparse.Namespace, model: str, verb: str, said: Document
     from serving import cli_words
     from serving.cli_ask import Unclear, ask
 
-    body = {**said, "by": arguments.by or _login(), "dry_run": arguments.dry_run, "atomic": arguments.atomic}
+    body = {**said, "by": arguments.by or login(), "dry_run": arguments.dry_run, "atomic": arguments.atomic}
     body |= {"why": arguments.why} if arguments.why is not None else {}
     body |= {"if_revision": arguments.if_revision} if arguments.if_revision is not None else {}
     try:
-        answer = ask(_access(arguments), f"/v2/models/{model}/traffic/{verb}", body, arguments.timeout)
+        answer = ask(access_of(arguments), f"/v2/models/{model}/traffic/{verb}", body, arguments.timeout)
     except Unclear as unclear:
-        return _tell(arguments, UNCLEAR, {"error": str(unclear)}, cli_words.nested)
-    code = _tell(
-        arguments, answer.status, answer.document, lambda it: cli_words.receipt(it, aside(arguments))
-    )
+        return tell(arguments, UNCLEAR, {"error": str(unclear)}, cli_words.nested)
+    code = tell(arguments, answer.status, answer.document, lambda it: cli_words.receipt(it, aside(arguments)))
     if answer.status == 200 and not (answer.document["confirmed"] or answer.document["dry_run"]):
         return 1
     return code
 
 
-def _tell(arguments: argparse.Namespace, status: int, document: Document, words: Words) -> int:
+def tell(arguments: argparse.Namespace, status: int, document: Document, words: Words) -> int:
     """Print an answer and return the exit code that it has."""
     if arguments.json:
         print(json.dumps(document))
@@ -182,7 +180,8 @@ def _tell(arguments: argparse.Namespace, status: int, document: Document, words:
     return 1 if status in ANSWERS_NO else 2
 
 
-def _access(arguments: argparse.Namespace) -> Access:
+def access_of(arguments: argparse.Namespace) -> Access:
+    """Return the way to the gateway that is meant."""
     from serving import access
 
     config = configured(arguments.config) if arguments.config else None
@@ -215,7 +214,7 @@ def checked(check: Callable[[str], T], text: str) -> T:
         raise Mistake(str(error)) from None
 
 
-def _bare(arguments: argparse.Namespace) -> str:
+def bare(arguments: argparse.Namespace) -> str:
     """Return the model of a verb that is about all of its versions."""
     model, named = checked(reference, arguments.model)
     if named:
@@ -257,7 +256,7 @@ def aside(arguments: argparse.Namespace) -> str:
     return "".join(options)
 
 
-def _login() -> str:
+def login() -> str:
     """Return the login name of whoever asks."""
     import pwd
 

@@ -1,4 +1,4 @@
-"""Which verbs of traffic has the command line, and which options do they take?"""
+"""Which verbs that ask a gateway has the command line, and which options do they take?"""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from serving import cli_traffic
+from serving import cli_drift, cli_load, cli_traffic
 
 ANSWER_S_MAX = 60.0
 """How long the answer to a change is waited for, if nothing else is said."""
 ANSWER_S_LIMIT = 3600.0
+ROWS_LIMIT = 10_000_000
 Answer = Callable[[argparse.Namespace], int]
 
 
@@ -23,12 +24,14 @@ class AddVerb(Protocol):
 
 
 def add_verbs(add: AddVerb) -> None:
-    """Add the verbs of traffic."""
+    """Add the verbs of traffic, of models and of drift."""
     _add_looks(add)
     _add_splits(add)
     _add_returns(add)
     _add_names(add)
     _add_offline(add)
+    _add_models(add)
+    _add_drift(add)
 
 
 def _add_looks(add: AddVerb) -> None:
@@ -119,6 +122,53 @@ def _add_offline(add: AddVerb) -> None:
     _asking(verb)
 
 
+def _add_models(add: AddVerb) -> None:
+    verb = add("load", cli_load.load, "load a model as it lies in the repository now")
+    _model(verb)
+    verb.add_argument(
+        "--override",
+        type=Path,
+        metavar="FILE",
+        help="a configuration in JSON that counts instead of config.pbtxt",
+    )
+    _ordering(verb)
+    verb = add("unload", cli_load.unload, "stop serving a model until it is loaded again")
+    _model(verb)
+    _ordering(verb)
+
+
+def _ordering(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--by", metavar="NAME", help="who decided it; your login name without this")
+    _asking(verb)
+
+
+def _add_drift(add: AddVerb) -> None:
+    verb = add("profile", cli_drift.profile, "say what is normal for a version, or see what is said")
+    verb.add_argument("model", metavar="MODEL@VERSION", help="such as digits@8")
+    way = verb.add_mutually_exclusive_group()
+    way.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help="of these rows (.npz, .csv, .parquet) and what the version answers to them; or a profile, .json",
+    )
+    way.add_argument("--freeze", type=_rows, metavar="N", help="of the next N rows of requests")
+    way.add_argument("--drop", action="store_true", help="forget it")
+    verb.add_argument(
+        "--to", type=Path, metavar="FILE", help="write it into a .json instead of giving it to a gateway"
+    )
+    verb.add_argument(
+        "--ignore", action="append", default=[], metavar="COLUMN", help="of FILE, which is no input"
+    )
+    verb.add_argument("--repository", metavar="DIR", help="where the models are, if no gateway runs")
+    _asking(verb)
+    verb = add("drift", cli_drift.drift, "say how far requests and answers are from what was normal")
+    _model(verb)
+    verb.add_argument("--version", metavar="VERSION", help="of this one alone")
+    _asking(verb)
+
+
 def _model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("model", metavar="MODEL", help="its name, or a reference such as models:/digits")
 
@@ -148,6 +198,12 @@ def _changing(verb: argparse.ArgumentParser, *, why: bool = False) -> None:
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 18):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is no revision; a number is")
+    return int(text)
+
+
+def _rows(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:10]) <= ROWS_LIMIT and len(text) <= 10):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number of rows; 1 to {ROWS_LIMIT:,} are")
     return int(text)
 
 

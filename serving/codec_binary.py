@@ -49,8 +49,6 @@ def decode(
         If it is no valid request, or the bytes are not those that it declares; the message says where.
     TooLarge
         If it has more tensors or elements than allowed.
-    Unsupported
-        If it asks for shared memory.
     """
     stop = start + json_bytes
     text = body
@@ -129,16 +127,19 @@ def _cut(
     blob = memoryview(body) if len(body) - start > COPY_BYTES_MAX else body
     payloads: list[Payload] = []
     for index, (tensor, size_bytes) in enumerate(zip(call.inputs, sizes_bytes, strict=True)):
+        if tensor.window is not None:
+            payloads.append(b"")
+            continue
         if size_bytes is None:
             payloads.append(elements.from_json(data[index], tensor, f"$.inputs[{index}].data"))
             continue
         stop = start + size_bytes
-        payloads.append(_payload(blob[start:stop], tensor, f"$.inputs[{index}]"))
+        payloads.append(payload(blob[start:stop], tensor, f"$.inputs[{index}]"))
         start = stop
     return payloads
 
 
-def _payload(piece: bytes | memoryview, tensor: TensorIn, where: str) -> Payload:
+def payload(piece: bytes | memoryview, tensor: TensorIn, where: str) -> Payload:
     """Return the bytes of one tensor as a payload, checked where not all bytes will do."""
     if tensor.datatype.name == "BYTES":
         return elements.strings_from_bytes(piece, tensor, where)
@@ -147,7 +148,8 @@ def _payload(piece: bytes | memoryview, tensor: TensorIn, where: str) -> Payload
     return piece
 
 
-def _all_bytes_will_do(tensor: TensorIn) -> bool:
+def all_bytes_will_do(tensor: TensorIn) -> bool:
+    """Say whether any bytes are elements of such a tensor."""
     return tensor.datatype.name not in ("BYTES", "BOOL")
 
 
@@ -159,7 +161,7 @@ def _learn(key: bytes, declared: Declared, limits: Limits) -> None:
     tensors_bytes = sum(sizes_bytes)
     inputs = declared.call.inputs
     small = tensors_bytes <= COPY_BYTES_MAX
-    single = small and len(inputs) == 1 and _all_bytes_will_do(inputs[0])
+    single = small and len(inputs) == 1 and all_bytes_will_do(inputs[0])
     _PLANS.keep(key, Plan(declared.call, limits, tensors_bytes, sizes_bytes, single), len(key))
 
 
@@ -193,7 +195,7 @@ def decode_raw(
 def _raw_payload(body: bytes | memoryview, tensor: TensorIn) -> Payload:
     """Return the whole body as a payload; as one string, without a length in front, for BYTES."""
     if tensor.datatype.name != "BYTES":
-        return _payload(body, tensor, tensor.name)
+        return payload(body, tensor, tensor.name)
     try:
         return elements.strings_array([bytes(body).decode()], tensor.shape)
     except UnicodeDecodeError:

@@ -40,6 +40,8 @@ class Form(NamedTuple):
 
 
 _FORMS: Memo[bytes, Form] = Memo(entries_max=4096, entry_bytes_max=4096)
+_IN_MEMORY: Memo[bytes, tuple[Call, Limits]] = Memo(entries_max=4096, entry_bytes_max=4096)
+"""Calls whose inputs are all in shared memory, by all of the JSON but a simple id."""
 
 
 def decode(body: bytes | memoryview, limits: Limits) -> tuple[Call, Sequence[Payload], bytes]:
@@ -51,8 +53,6 @@ def decode(body: bytes | memoryview, limits: Limits) -> tuple[Call, Sequence[Pay
         If it is no valid request; the message says where.
     TooLarge
         If it has more tensors or elements than allowed.
-    Unsupported
-        If it asks for shared memory.
     """
     if len(body) > SHORT_BYTES_MAX:
         return _decode(body, limits)
@@ -68,9 +68,26 @@ def decode(body: bytes | memoryview, limits: Limits) -> tuple[Call, Sequence[Pay
         payload = form.fill(text[opening - 1 : closing + 1])
         if payload is not None:
             return form.call, (payload,), id_
+    if b'"shared_memory_region"' in text:
+        return _decode_in_memory(text, rest, id_, limits)
     decoded = _decode(text, limits)
     if decoded[2] == id_:  # Else there is an id elsewhere, and the next request will have another.
         _learn(key, opening - rest, decoded[0], limits)
+    return decoded
+
+
+def _decode_in_memory(
+    text: bytes, rest: int, id_: bytes, limits: Limits
+) -> tuple[Call, Sequence[Payload], bytes]:
+    """Decode a request with tensors in shared memory, if need be: such ones are often all alike."""
+    key = text[rest:]
+    known = _IN_MEMORY.get(key) or _IN_MEMORY.recall(key)
+    if known is not None and known[1] is limits:
+        return known[0], (b"",) * len(known[0].inputs), id_
+    decoded = _decode(text, limits)
+    call = decoded[0]
+    if decoded[2] == id_ and all([each.window for each in call.inputs]) and head_of(key) is not None:
+        _IN_MEMORY.keep(key, (call, limits), len(key))
     return decoded
 
 
@@ -81,13 +98,16 @@ def _decode(text: bytes | memoryview, limits: Limits) -> tuple[Call, Sequence[Pa
 
 
 def payloads(declared: Declared) -> list[Payload]:
-    """Return the payloads of a request whose elements are all in its JSON."""
-    found = []
+    """Return the payloads of a request whose elements are all in its JSON, or in shared memory."""
+    found: list[Payload] = []
     tensors = zip(declared.call.inputs, declared.sizes_bytes, declared.data, strict=True)
     for index, (tensor, size_bytes, data) in enumerate(tensors):
         if size_bytes is not None:
             message = "binary data needs the header Inference-Header-Content-Length"
             raise expect.invalid(message, f"$.inputs[{index}].parameters.binary_data_size")
+        if tensor.window is not None:
+            found.append(b"")
+            continue
         found.append(elements.from_json(data, tensor, f"$.inputs[{index}].data"))
     return found
 
@@ -99,7 +119,7 @@ def _learn(key: bytes, cut: int, call: Call, limits: Limits) -> None:
     and has the one element that is put in there: JSON means the same wherever an array is
     replaced by another.
     """
-    if len(call.inputs) != 1 or call.inputs[0].datatype.name not in elements.CODES:
+    if call.shared or len(call.inputs) != 1 or call.inputs[0].datatype.name not in elements.CODES:
         return
     if _data(head_of(key)) != [] or _data(head_of(key[:cut] + b"0" + key[cut:])) != [0]:
         return

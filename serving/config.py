@@ -38,6 +38,7 @@ class Server(Section):
     """Where the gateway listens. Port 0 takes any free one."""
 
     http: Address = "127.0.0.1:8000"
+    grpc: Address = "127.0.0.1:8001"
     metrics: Address = "127.0.0.1:8002"
     admin: Address = "127.0.0.1:8003"
     """Where traffic is changed; whoever asks needs the token."""
@@ -50,7 +51,7 @@ class Server(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Server:
-        for name in ("http", "metrics", "admin"):
+        for name in ("http", "grpc", "metrics", "admin"):
             try:
                 host, _ = address(getattr(self, name))
             except ValueError as error:
@@ -106,6 +107,26 @@ class Limits(Section):
     """How long a client may take to read an answer that it was sent."""
 
 
+class Grpc(Section):
+    """How gRPC is spoken. What bounds HTTP in `limits` bounds it too, wherever it has the same."""
+
+    engine: Literal["h2", "grpcio", "off"] = "h2"
+    streams_max: int = Field(256, ge=1, le=1_000_000)
+    """Calls of one connection that are under way at once."""
+
+
+class SharedMemory(Section):
+    """Tensors in POSIX shared memory of this machine, which a client and this server both open."""
+
+    enabled: bool = False
+    """Whoever reaches the data port may then read and write all memory with the `prefix`."""
+    prefix: str = Field("/turnout-", pattern=r"^/[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """What the name of memory begins with that may be registered."""
+    regions_max: int = Field(256, ge=1, le=65536)
+    bytes_max: int = Field(4 << 30, ge=1, le=1 << 44)
+    """All registered regions together."""
+
+
 class Queue(Section):
     """How many requests may wait, and for how long."""
 
@@ -155,6 +176,27 @@ class Shadow(Section):
     """How often in a row the process is started anew when it dies."""
 
 
+class Drift(Section):
+    """How inputs and outputs are compared with what was normal for a version."""
+
+    enabled: bool = True
+    features_max: int = Field(512, ge=1, le=65536)
+    """Elements of a row up to which each is a feature; of longer rows a summary is counted."""
+    queue_bytes: int = Field(8 << 20, ge=64 << 10, le=1 << 34)
+    """Rows of one tensor that wait to be counted; what does not fit is not counted, and that is."""
+    categories_max: int = Field(64, ge=1, le=4096)
+    """Categories of a feature that are told apart without a profile."""
+    false_alarms: float = Field(0.01, gt=0, lt=1)
+    """Probability that a model whose requests stay as they were is said to drift within `horizon_s`."""
+    horizon_s: float = Field(86400.0, ge=60, le=1e9)
+    psi_min: float = Field(0.1, ge=0, le=100)
+    """The least population stability index that is worth an alarm, however certain it is."""
+    half_life_s: float = Field(3600.0, ge=1, le=1e9)
+    """After how long a row counts half in the window that forgets slowly."""
+    window_s: float = Field(3600.0, ge=60, le=1e7)
+    """How far back the sliding window reaches."""
+
+
 class Metrics(Section):
     """What is counted."""
 
@@ -196,11 +238,14 @@ class Config(Section):
     server: Server = Server()
     repository: Repository = Repository()
     limits: Limits = Limits()
+    grpc: Grpc = Grpc()
+    shared_memory: SharedMemory = SharedMemory()
     queue: Queue = Queue()
     batching: Batching = Batching()
     engine: Engine = Engine()
     admission: Admission = Admission()
     shadow: Shadow = Shadow()
+    drift: Drift = Drift()
     metrics: Metrics = Metrics()
     traffic: Traffic = Traffic()
     ray: Ray = Ray()

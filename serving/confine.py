@@ -29,9 +29,9 @@ def environment(*further: str) -> dict[str, str]:
     }
 
 
-def step_back() -> None:
-    """Let all others go first, and end with whoever made this process."""
-    os.setpriority(os.PRIO_PROCESS, 0, 19)
+def step_back(rank: int = 19) -> None:
+    """Let others go first, all of them at rank 19, and end with whoever made this process."""
+    os.setpriority(os.PRIO_PROCESS, 0, max(rank, os.getpriority(os.PRIO_PROCESS, 0)))
     if sys.platform == "linux":
         # Whoever asked may be killed at any moment, after which this would run on for nobody.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -51,6 +51,23 @@ def limit_memory(memory_bytes: int) -> None:
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         lower(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_bytes)
+
+
+class Allowance:
+    """A limit to the address space beyond what is used so far, that grows with what is meant to be used."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0
+        self._bytes = pages * resource.getpagesize()
+        self.add(memory_bytes)
+
+    def add(self, memory_bytes: int) -> None:
+        """Allow so much more."""
+        self._bytes += memory_bytes
+        if sys.platform == "linux":
+            _, hard = resource.getrlimit(resource.RLIMIT_AS)
+            limit = self._bytes if hard == resource.RLIM_INFINITY else min(self._bytes, hard)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def lower(limit: int, value: int) -> None:

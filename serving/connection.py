@@ -8,7 +8,7 @@ in `_tail`, and when that is full, in the client's socket.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from time import monotonic_ns
@@ -61,10 +61,9 @@ class Connection(asyncio.Protocol):
         self._busy = self._ending = self._paused = False
         self._tail = b""
         self._body: memoryview | None = None
-        self._body_start = 0
+        self._body_start = self._discard = 0
         self.receiver: BodyReceiver | None = None
         self._chunks: ChunkedBody | None = None
-        self._discard = 0
         self._choked_ns = self._lingers_ns = self._since_ns = 0
         """Since when the client does not read, was told goodbye, and is sending its request; 0 is not."""
         self._idle_ns = monotonic_ns()
@@ -107,8 +106,7 @@ class Connection(asyncio.Protocol):
         if self._request is not None:
             self._request.dropped = True
             self._request = None
-        self._ending = True
-        self.free = False
+        self._ending, self.free = True, False
         self.receiver = None
         self._drop_body(read=True)
         self._tail = b""
@@ -263,22 +261,21 @@ class Connection(asyncio.Protocol):
             self._send_error(head.problem, keep_alive=head.keep_alive)
         elif head.coding and len(body) > INLINE_BYTES_MAX:
             self._busy = True
-            inflate = partial(decompress, body[start:], head.coding, self._listener.limits)
-            plain = replace(head, coding="")
-            self._listener.spawn(self._aside(inflate, lambda it: self._attempt(plain, self._hold(it))))
+            plain, limits = replace(head, coding=""), self._listener.limits
+            work = self._listener.in_thread(partial(decompress, body[start:], head.coding, limits))
+            self._listener.spawn(self._aside(head, work, lambda it: self._attempt(plain, self._hold(it))))
         else:
             self._attempt(head, body, start)
 
-    async def _aside(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Have a thread do what would hold up the loop, and `then` go on with what it returns."""
-        assert self._head is not None
+    async def _aside(self, head: Head, work: Awaitable[Any], then: Callable[[Any], None]) -> None:
+        """Wait for what must not hold up the loop, and `then` go on with what it returns."""
         try:
-            made = await asyncio.get_running_loop().run_in_executor(self._listener.threads, work)
+            made = await work
             self._busy = False
             if not self.transport.is_closing():
                 then(made)
         except Exception as error:  # noqa: BLE001 - `_send_error` logs what it does not know.
-            self._send_error(error, keep_alive=self._head.keep_alive)
+            self._send_error(error, keep_alive=head.keep_alive)
         self._go_on()
 
     def _attempt(self, head: Head, body: bytes | memoryview, start: int = 0) -> None:
@@ -292,7 +289,7 @@ class Connection(asyncio.Protocol):
                 self._answer_plainly(head, bytes(body[start:]))
         except Exception as error:  # noqa: BLE001 - `_send_error` logs what it does not know.
             self._send_error(error, keep_alive=head.keep_alive)
-        if self._body is not None and not self._busy:
+        if self._body is not None and self._request is None:
             self._drop_body(read=False)
 
     def _infer(self, head: Head, body: bytes | memoryview, start: int) -> None:
@@ -308,11 +305,17 @@ class Connection(asyncio.Protocol):
         request = InferRequest(call, payloads, self, id_ or head.request_id, monotonic_ns())
         listener.gateway.infer(target.model, target.version, request, head.timeout_ns, head)
         self._request = request
-        self._busy = True
-        self.free = False
+        self._busy, self.free = True, False
 
     def _answer_plainly(self, head: Head, body: bytes) -> None:
-        plain = resources.answer(self._listener.gateway, head.target, body)
+        plain = resources.answer(self._listener.gateway, head.target, body, head)
+        if isinstance(plain, resources.Plain):
+            self._send_plainly(head, plain)
+            return
+        self._busy, self.free = True, False
+        self._listener.spawn(self._aside(head, plain, partial(self._send_plainly, head)))
+
+    def _send_plainly(self, head: Head, plain: resources.Plain) -> None:
         keep_alive = head.keep_alive and not self._listener.draining
         self._send(http.message(plain.status, plain.body, head, keep_alive=keep_alive), keep_alive=keep_alive)
 
@@ -347,7 +350,8 @@ class Connection(asyncio.Protocol):
         keep_alive = head.keep_alive and not self._listener.draining
         write = partial(http.inference_message, encoded, head, request.stamp, keep_alive=keep_alive)
         if head.accept and body_bytes > INLINE_BYTES_MAX:
-            self._listener.spawn(self._aside(write, partial(self._send, keep_alive=keep_alive)))
+            work = self._listener.in_thread(write)
+            self._listener.spawn(self._aside(head, work, partial(self._send, keep_alive=keep_alive)))
         else:
             self._busy = False
             self._send(write(), keep_alive=keep_alive)
@@ -379,14 +383,10 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         """Close once all is sent, and drop what is read until then: unread, it would undo the answer."""
-        self._ending = True
-        self.free = False
+        self._ending, self.free = True, False
         self._lingers_ns = monotonic_ns()
         self._keep(b"")
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self.transport.close()
+        (self.transport.write_eof if self.transport.can_write_eof() else self.transport.close)()
 
     def _drop_body(self, *, read: bool) -> None:
         """Give up what there is of a body; a buffer that a run may still be `read`ing is not used again."""

@@ -12,11 +12,16 @@
 ``wine`` tells three cultivars apart by 13 chemical measurements. It has no config.pbtxt, which
 shows what is completed from the ONNX file.
 
+All rows of both lie there, too, to make profiles of: those learned and those held out, because a model is
+surer of rows that it learned, and live ones would seem to have drifted from these alone.
+
 Everything follows from fixed seeds: the same library versions give the same bytes.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,7 +107,7 @@ class Trained:
 
 
 def build(into: Path) -> list[Trained]:
-    """Lay out the demo's repository under `into`/models and its sample requests under `into`/requests.
+    """Lay out the demo's repository in `into`/models, sample requests in requests, and all rows in rows.
 
     Files that are there already stay as they are: an edited config.pbtxt is the user's.
 
@@ -119,6 +124,8 @@ def build(into: Path) -> list[Trained]:
         _lay_out(into / "models" / trained.model, trained)
     _keep(into / "models" / "digits" / "config.pbtxt", DIGITS_CONFIG.encode())
     _write(into / "models" / "digits" / "labels.txt", ("\n".join(DIGIT_NAMES) + "\n").encode())
+    _write(into / "rows" / "digits.npz", as_npz(versions[1]))
+    _write(into / "rows" / "wine.csv", as_csv(versions[3]))
     _write(into / "requests" / "wine.json", request(versions[3], row=0))
     # Written last, so that its presence says that the demo is complete.
     _write(into / "requests" / "digits.json", request(versions[1], row=telling_row(*versions[1:3])))
@@ -146,6 +153,11 @@ def what_to_try(models: Path, http: str, metrics: str) -> str:
         lines.append("move its traffic:")
         lines.append('  .venv/bin/turnout split digits 8=5% 7=95% --why "a canary"')
         lines.append("  .venv/bin/turnout status digits")
+    rows = models.parent / "rows" / "digits.npz"
+    if rows.is_file():
+        lines.append("see whether its requests change:")
+        lines.append(f"  .venv/bin/turnout profile digits@8 --from {rows}")
+        lines.append("  .venv/bin/turnout drift digits")
     return "\n".join(lines)
 
 
@@ -200,6 +212,30 @@ def request(trained: Trained, row: int) -> bytes:
         "data": [float(each) for each in values],
     }
     return json.dumps({"id": f"{trained.model}-{row}", "inputs": [tensor]}).encode() + b"\n"
+
+
+def as_npz(trained: Trained) -> bytes:
+    """Return all rows, what they are, and which the model did not learn from, as arrays."""
+    split, file = trained.split, io.BytesIO()
+    arrays = {
+        trained.input_name: np.concatenate([split.train, split.held_out]),
+        "label": np.concatenate([split.train_labels, split.held_out_labels]),
+        "held_out": np.repeat([False, True], [len(split.train), len(split.held_out)]),
+    }
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # It has an option of a name of its own.
+    return file.getvalue()
+
+
+def as_csv(trained: Trained) -> bytes:
+    """Return all rows of ``wine`` as a table, with the names of the measurements."""
+    from sklearn.datasets import load_wine
+
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(load_wine().feature_names)
+    for rows in (trained.split.train, trained.split.held_out):
+        writer.writerows([[str(value) for value in row] for row in rows])
+    return file.getvalue().encode()
 
 
 def onnx_bytes(trained: Trained) -> bytes:

@@ -65,11 +65,14 @@ class Gateway:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="turnout", daemon=True)
         self._thread.start()
-        http, metrics = fetch(folder, "http"), fetch(folder, "metrics")
-        handed_on = {"http": http.dup(), "metrics": metrics.dup()}
+        names = ("http", "metrics") if config.grpc.engine == "off" else ("http", "metrics", "grpc")
+        sockets = {name: fetch(folder, name) for name in names}
+        handed_on = {name: each.dup() for name, each in sockets.items()}
         name = f"replica-{os.getpid()}-{secrets.token_hex(4)}"
         post = Post(folder, name, brakes_folder(config))
-        self._serving = Serving(config, http, metrics, Peers(folder, name), post)
+        self._serving = Serving(
+            config, sockets["http"], sockets["metrics"], Peers(folder, name), post, sockets.get("grpc")
+        )
         self._on_loop(self._serving.start(), START_S_MAX)
         self._holder = Holder(folder, handed_on, f"replica-{os.getpid()}")
 
@@ -116,10 +119,14 @@ class Control:
 
     async def _start(self) -> Any:
         from serving.control.control import Control as Writer
-        from serving.control.desk import open_journal
+        from serving.control.desk import open_inspection, open_journal, open_ordering
 
         be_prompt()  # Else the journal's turn comes late under load: p99 6.7 instead of 5.2 ms on two cores.
-        control = Writer(self._config.traffic, self._folder, open_journal(self._config))
+        config, journal = self._config, open_journal(self._config)
+        self._inspection = open_inspection(config)
+        control = Writer(
+            config.traffic, self._folder, journal, inspection=self._inspection, ordering=open_ordering(config)
+        )
         await control.start()
         return control
 
@@ -132,7 +139,14 @@ class Control:
         host, _ = address(self._config.server.admin)
         folder = control_folder(self._config)
         control = Elsewhere(self._control, self._loop)
-        return application(control, token(folder), control.shadows, hosts=(host,), stored=folder / JOURNAL)
+        return application(
+            control,
+            token(folder),
+            control.shadows,
+            hosts=(host,),
+            stored=folder / JOURNAL,
+            drift=self._inspection,
+        )
 
     async def check_health(self) -> None:
         """Raise unless the control's event loop answers."""

@@ -13,7 +13,7 @@ from serving import calls, expect, parameters
 from serving.config import Limits
 from serving.errors import Invalid, TooLarge
 from serving.expect import JsonObject
-from serving.wire import DATATYPES, Call, TensorIn, TensorOut
+from serving.wire import DATATYPES, Call, TensorIn, TensorOut, Window
 
 DIMENSIONS_MAX = 64
 """NumPy has no more."""
@@ -21,7 +21,7 @@ DIMENSIONS_MAX = 64
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _STEP = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKET = bytes(set(range(256)) - set(b"[{]}"))
-_PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
+PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
 """The bytes that a JSON string holds as they are: printable ASCII without quote and backslash."""
 
 
@@ -29,7 +29,7 @@ class Declared(NamedTuple):
     """A request as its JSON declares it.
 
     For each of ``call.inputs``, `sizes_bytes` has its `binary_data_size`, or None where `data` has
-    its elements.
+    its elements, or shared memory.
     """
 
     call: Call
@@ -53,7 +53,7 @@ def split_id(text: bytes, start: int = 0) -> tuple[bytes, int]:
             return b"", start
     end = text.find(b'"', begin)
     id_ = text[begin:end]
-    if end < 0 or id_.translate(None, _PLAIN):
+    if end < 0 or id_.translate(None, PLAIN):
         return b"", start
     return id_, end + 1
 
@@ -111,8 +111,10 @@ def read(document: JsonObject, limits: Limits) -> Declared:
     for index, each in enumerate(listed):
         where = f"$.inputs[{index}]"
         tensor = _input(each, limits, where)
-        size_bytes = parameters.of_input(each, where)
-        if size_bytes is None and "data" not in each:
+        size_bytes, window = parameters.of_input(each, where)
+        if window is not None:
+            tensor = _in_window(tensor, window, each, where)
+        elif size_bytes is None and "data" not in each:
             message = "expected the elements, here or as binary data (parameters.binary_data_size)"
             raise expect.invalid(message, f"{where}.data")
         if size_bytes is not None and each.get("data") is not None:
@@ -140,6 +142,18 @@ def _input(each: Any, limits: Limits, where: str) -> TensorIn:
         message = f"unknown datatype {expect.shown(each['datatype'])}; known: {', '.join(DATATYPES)}"
         raise expect.invalid(message, f"{where}.datatype")
     return TensorIn(name, datatype, _shape(each, limits, where))
+
+
+def _in_window(tensor: TensorIn, window: Window, each: JsonObject, where: str) -> TensorIn:
+    """Return the tensor as one whose elements are in shared memory."""
+    exact = tensor.elements * tensor.datatype.itemsize
+    if tensor.datatype.itemsize and window.size_bytes != exact:
+        message = f"{tensor.datatype.name} of shape {list(tensor.shape)} takes {exact} bytes"
+        inside = f"{where}.parameters.shared_memory_byte_size"
+        raise expect.invalid(f"{message}, got {window.size_bytes}", inside)
+    if each.get("data"):
+        raise expect.invalid("expected no data beside shared memory", f"{where}.data")
+    return TensorIn(tensor.name, tensor.datatype, tensor.shape, window)
 
 
 def _shape(each: JsonObject, limits: Limits, where: str) -> tuple[int, ...]:

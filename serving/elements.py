@@ -58,7 +58,7 @@ def from_json(data: Any, tensor: TensorIn, where: str) -> Payload:
     if payload is None:
         index = _first_misfit(values, tensor.datatype)
         sizes = tensor.shape if nested else (len(values),)
-        message = f"expected {_describe(tensor.datatype)}, got {shown(values[index])}"
+        message = f"expected {described(tensor.datatype)}, got {shown(values[index])}"
         raise invalid(message, _place(where, index, sizes))
     if isinstance(payload, bytes):
         return payload
@@ -141,7 +141,8 @@ def _first_misfit(values: list[Any], datatype: Datatype) -> int:
     return start
 
 
-def _describe(datatype: Datatype) -> str:
+def described(datatype: Datatype) -> str:
+    """Say what an element of JSON, or of typed contents, has to be."""
     name, kind = datatype.name, datatype.dtype.kind
     if kind in "iu":
         span = np.iinfo(datatype.dtype)

@@ -43,6 +43,10 @@ class HeadTooLarge(TurnoutError):
     """The request's head passes a configured limit."""
 
 
+class Unauthenticated(TurnoutError):
+    """The operation is the operator's, and the request has no token that says so."""
+
+
 class Refused(TurnoutError):
     """The operation exists but this client may not use it."""
 
@@ -75,8 +79,15 @@ class Failed(TurnoutError):
     """The model itself failed on an admissible request."""
 
 
+def bare(error: TurnoutError) -> TurnoutError:
+    """Return `error` without the tracebacks that it and its causes have: they hold what was under way."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 HTTP_STATUS: dict[type[TurnoutError], tuple[int, str]] = {
     Invalid: (400, "Bad Request"),
+    Unauthenticated: (401, "Unauthorized"),
     Refused: (403, "Forbidden"),
     Unknown: (404, "Not Found"),
     WrongMethod: (405, "Method Not Allowed"),

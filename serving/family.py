@@ -62,6 +62,12 @@ class Of(StrEnum):
     SHADOW = "shadow"
     PAIR = "pair"
     """A shadow, and one version that it is compared with."""
+    DRIFT = "drift"
+    """The counting for drift as a whole."""
+    STREAM = "stream"
+    """A tensor of a version, live or as a shadow, as far as it is counted."""
+    VERDICT = "verdict"
+    """The same, as far as it is judged."""
 
 
 LABELS = {
@@ -69,6 +75,9 @@ LABELS = {
     Of.SERVER: (),
     Of.SHADOW: ("model", "version"),
     Of.PAIR: ("model", "version", "primary"),
+    Of.DRIFT: (),
+    Of.STREAM: ("model", "version", "role", "tensor"),
+    Of.VERDICT: ("model", "version", "role", "tensor"),
 }
 
 

@@ -8,22 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from time import monotonic_ns
 
-from router.table import known, newest_first
+from router.table import RoutingTable, known, newest_first
+from serving.carry_out import carry_out
 from serving.config import Config
-from serving.errors import Failed, TurnoutError, Unavailable, Unknown
+from serving.drift.watch import Watch
+from serving.errors import Failed, Invalid, TurnoutError, Unavailable, Unknown, Unsupported
+from serving.layout import Layout
+from serving.log_settings import Logs
+from serving.orders import NO_SUCH_MODEL, Order
 from serving.servable import Servable
 from serving.shadow.shadows import Shadows
 from serving.shelf import Shelf
+from serving.shm.memory import Memory
+from serving.statistics import Totals
 from serving.track import Watchdog
-from serving.traffic import Traffic
+from serving.traffic import Servables, Traffic
 from serving.ways import NOBODY, Arm, Origin, Way, asked_for
 from serving.wire import Call, InferRequest
 
 log = logging.getLogger("turnout.gateway")
+
+Ask = Callable[[str, Order], Awaitable[None]]
+"""Has a model loaded or unloaded wherever this gateway answers; raises `TurnoutError` if that cannot be."""
 
 SWEEP_S = 0.02
 """How late, at most, a caller hears that its deadline passed while the model ran, and a brake is noticed."""
@@ -38,28 +49,39 @@ class Gateway:
     ----------
     brakes : Path, optional
         The folder in which a brake is pulled by making a file.
+    memory : Memory, optional
+        Shared memory, if it is offered.
     """
 
-    def __init__(self, config: Config, brakes: Path | None = None) -> None:
+    def __init__(self, config: Config, brakes: Path | None = None, memory: Memory | None = None) -> None:
         self.config = config
+        self.memory = memory
         self._loop = asyncio.get_running_loop()
-        self.shadows = Shadows(config.shadow)
-        self.traffic = Traffic(config.queue.requests_max, brakes, changed=self.shadows.follow)
+        self.watch = Watch(config.drift, self._follow_again)
+        self.shadows = Shadows(config.shadow, self.watch)
+        self.traffic = Traffic(config.queue.requests_max, brakes, changed=self._follow)
         self.shelf = Shelf(config, self._loop, self.traffic.carry)
         self._timeout_ns_max = int(config.queue.timeout_s_max * 1e9)
         self._watchdog = Watchdog(lambda: [servable.lane for servable in self.shelf.loaded.all()])
         self._tasks: list[asyncio.Task[None]] = []
+        self.order: Ask = self._order_here
+        self.totals = Totals()
+        """What this node's replicas have counted; whoever knows them says how that is read."""
+        self.logs = Logs()
         self.ready = False
         self.draining = False
 
     async def start(self) -> None:
         """Load the models and begin to look after them."""
         self._watchdog.start()
+        self.watch.start()
         self.traffic.look_at_brakes()
-        await self.shelf.refresh(self.config.repository.models)
+        self.logs.look()
+        await self.shelf.refresh(self.shelf.wanted)
         self._tasks.append(self._loop.create_task(self._sweep()))
         if self.config.repository.poll_s:
             self._tasks.append(self._loop.create_task(self._poll(self.config.repository.poll_s)))
+        await self.watch.ready()  # It got ready while the models were loaded.
         self.ready = True
 
     async def close(self) -> None:
@@ -71,7 +93,11 @@ class Gateway:
             self.traffic.release(model)
         await self.shadows.close()
         await self.shelf.close()
+        await self.watch.close()
         self._watchdog.stop()
+        self.logs.close()
+        if self.memory is not None:
+            self.memory.close()
 
     def infer(
         self, model: str, version: str, request: InferRequest, timeout_ns: int = 0, origin: Origin = NOBODY
@@ -114,14 +140,36 @@ class Gateway:
         servable = arm.servable or arm.lost(model)
         request.stamp = arm.stamp
         layout = servable.layouts.get(call) or servable.layout(call)
-        if layout.in_order:
+        if layout.in_order and not call.shared:
             request.layout = layout
         else:
-            layout.fit(request)
+            self._fit(request, layout)
         asked = timeout_ns or call.timeout_us
         allowed_ns = self._allowed_ns(timeout_ns, call) if asked else self._timeout_ns_max
         request.expires_ns = request.arrived_ns + allowed_ns
         servable.lane.submit(request)
+
+    def _fit(self, request: InferRequest, layout: Layout) -> None:
+        """Bind a request that has tensors in shared memory, or in another order than the model."""
+        if request.call.shared:
+            if self.memory is None:
+                raise Unsupported("shared memory is not offered; send the elements in the request")
+            self.memory.lend(request)
+        layout.fit(request)
+
+    def _follow(self, table: RoutingTable, servables: Servables) -> None:
+        """Show batches to whoever is to see them, as of this table."""
+        try:
+            self.shadows.follow(table, servables)
+            self.watch.follow(servables)
+        finally:
+            for model, versions in servables.items():
+                for version, servable in versions.items():
+                    taps = *self.shadows.taps(model, version), *self.watch.taps(model, version)
+                    servable.lane.taps = [*taps]
+
+    def _follow_again(self) -> None:
+        self._follow(self.traffic.table, self.traffic.servables)
 
     def _allowed_ns(self, timeout_ns: int, call: Call) -> int:
         return min(filter(None, (self._timeout_ns_max, timeout_ns, call.timeout_us * 1000)))
@@ -133,6 +181,12 @@ class Gateway:
             raise self._nowhere(model, version)
         arm = way.usual if not version else way.named.get(version) or self._unnamed(way, version)
         return arm.servable or arm.lost(model)
+
+    async def _order_here(self, model: str, order: Order) -> None:
+        """Load or unload a model where there is no control that could have it done elsewhere too."""
+        fault = await carry_out(self.shelf, model, order)
+        if fault:
+            raise (Unknown if fault == NO_SUCH_MODEL else Invalid)(f"{model}: {fault}")
 
     def _again(self, model: str, request: InferRequest, timeout_ns: int, origin: Origin) -> None:
         """Take a request anew that was held back."""
@@ -149,6 +203,8 @@ class Gateway:
     def _nowhere(self, model: str, version: str) -> TurnoutError:
         """Return the error for a model of which nothing is loaded."""
         standing = self.shelf.index.get(model, {})
+        if not self.shelf.orders.get(model, Order()).loaded:
+            return Unavailable(f"model {model!r} is unloaded; it answers when it is loaded again")
         if standing and (not version or version in standing or "" in standing):
             return Unavailable(f"model {model!r} is known but not ready; see the repository index")
         if standing:
@@ -168,10 +224,13 @@ class Gateway:
         raise Unknown(f"model {way.model!r} has no version {named}; {known('versions', versions)}")
 
     async def _sweep(self) -> None:
-        """Answer those whose deadline passed while their model ran in a thread, and look at the brakes."""
+        """Answer those whose deadline passed while their model ran in a thread, and look at the files."""
         while True:
             await asyncio.sleep(SWEEP_S)
             self.traffic.look_at_brakes()
+            self.logs.look()
+            if self.memory is not None:
+                self.memory.open_all()
             now_ns = monotonic_ns()
             for servable in self.shelf.loaded.all():
                 servable.lane.expire_running(now_ns)
@@ -181,7 +240,7 @@ class Gateway:
         while True:
             await asyncio.sleep(period_s)
             try:
-                await self.shelf.refresh(self.config.repository.models)
+                await self.shelf.refresh(self.shelf.wanted)
             except (OSError, ValueError) as error:
                 log.error("event=repository_unreadable reason=%r", str(error))
             except Exception:

@@ -8,7 +8,15 @@ import orjson
 
 from serving.answer import ROUTE_HEADER, Encoded, encode
 from serving.content_coding import compress, worth
-from serving.errors import HTTP_STATUS, Failed, Overloaded, TooLarge, TurnoutError, WrongMethod
+from serving.errors import (
+    HTTP_STATUS,
+    Failed,
+    Overloaded,
+    TooLarge,
+    TurnoutError,
+    Unauthenticated,
+    WrongMethod,
+)
 from serving.http_head import Head
 from serving.wire import InferRequest, Results
 
@@ -50,6 +58,8 @@ def error_message(error: TurnoutError, head: Head | None, *, keep_alive: bool) -
         extra = (("retry-after", str(error.retry_after_s)),)
     if isinstance(error, WrongMethod):
         extra = (("allow", error.allow),)
+    if isinstance(error, Unauthenticated):
+        extra = (("www-authenticate", 'Bearer realm="turnout"'),)
     body = orjson.dumps({"error": str(error).encode("utf-8", "replace").decode()})
     return message(status, body, head, keep_alive=keep_alive, extra=extra)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from router.names import InvalidName, check_alias, check_version
+from serving import pins
 from serving.config import Limits
 from serving.errors import HeadTooLarge, Invalid, TooLarge, TurnoutError, UnknownEncoding
 from serving.target import NOWHERE, Target, resolve
@@ -75,9 +75,9 @@ _SINGLE = frozenset(
         b"inference-header-content-length",
         b"content-encoding",
         b"x-request-timeout-seconds",
-        b"x-request-id",
-        b"x-turnout-version",
-        b"x-turnout-alias",
+        pins.REQUEST_ID,
+        pins.VERSION,
+        pins.ALIAS,
     )
 )
 """Headers that mean nothing if they come twice."""
@@ -89,7 +89,6 @@ _CODINGS = {b"": "", b"identity": "", b"gzip": "gzip", b"x-gzip": "gzip", b"defl
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
 _COUNT = re.compile(rb"0|[1-9][0-9]{0,17}")
 _SECONDS = re.compile(rb"([0-9]{1,9})(?:\.([0-9]{1,9}))?")
-_REQUEST_ID = re.compile(rb"[!#-\[\]-~]{1,256}")
 _QUALITY = re.compile(rb"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
 
@@ -260,8 +259,8 @@ def _terms(single: dict[bytes, bytes], twice: bytes, length: int) -> _Terms:
         _json_bytes(single, length),
         _coding(single),
         _timeout_ns(single),
-        _request_id(single),
-        _named(single),
+        pins.request_id(single),
+        pins.named(single),
     )
 
 
@@ -294,29 +293,6 @@ def _timeout_ns(single: dict[bytes, bytes]) -> int:
     if match is None:
         raise Invalid("the x-request-timeout-seconds header is malformed; expected seconds, such as 0.25")
     return int(match[1]) * 1_000_000_000 + int((match[2] or b"0").ljust(9, b"0"))
-
-
-def _request_id(single: dict[bytes, bytes]) -> bytes:
-    text = single.get(b"x-request-id", b"")
-    if text and not _REQUEST_ID.fullmatch(text):
-        raise Invalid(
-            "the x-request-id header is malformed; "
-            "expected at most 256 visible ASCII characters other than '\"' and '\\'"
-        )
-    return text
-
-
-def _named(single: dict[bytes, bytes]) -> str:
-    version, alias = single.get(b"x-turnout-version"), single.get(b"x-turnout-alias")
-    if version is not None and alias is not None:
-        raise Invalid("both x-turnout-version and x-turnout-alias; send one of them")
-    try:
-        if version is not None:
-            return check_version(version.decode("latin-1"))
-        return f"@{check_alias(alias.decode('latin-1'))}" if alias is not None else ""
-    except InvalidName as error:
-        where = "x-turnout-alias" if version is None else "x-turnout-version"
-        raise Invalid(f"the {where} header is malformed: {error}") from None
 
 
 def _accept(text: bytes) -> str:

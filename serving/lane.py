@@ -8,6 +8,7 @@ import threading
 from time import monotonic_ns
 from typing import Any
 
+from serving import errors
 from serving.errors import Cancelled, Expired, Failed, Invalid, Overloaded, TurnoutError, Unavailable
 from serving.ledger import Cause, Ledger, Reason
 from serving.model import ModelSpec
@@ -203,8 +204,7 @@ class Lane:
                 track.stop = Stop()
                 batch.outputs = self._session.run(feeds, track.stop)
         except TurnoutError as error:
-            # Its traceback would hold the batch, and the batch holds it.
-            batch.error = error.with_traceback(None)
+            batch.error = errors.bare(error)
         except Exception as error:  # A fault of ours must not leave callers waiting for ever.
             log.exception("version=%s event=run_broke", self._spec)
             batch.error = Failed(f"the run broke off: {type(error).__name__}")
@@ -298,15 +298,12 @@ class Lane:
                 arrivals, batch.taken_ns, batch.started_ns, batch.ended_ns, batch.answered_ns, batch.rows or 1
             )
         for tap in self.taps:
-            self._show(tap, batch)
-
-    def _show(self, tap: Tap, batch: Batch) -> None:
-        try:
-            tap(batch)
-        except Exception:  # Whoever asked has the answer; what goes wrong here is nothing to them.
-            if not self._tap_broke:
-                self._tap_broke = True
-                log.exception("version=%s event=tap_broke", self._spec)
+            try:
+                tap(batch)
+            except Exception:  # Whoever asked has the answer; what goes wrong here is nothing to them.
+                if not self._tap_broke:
+                    self._tap_broke = True
+                    log.exception("version=%s event=tap_broke", self._spec)
 
     def _finish_parts(self, batch: Batch) -> None:
         """Answer the requests of a batch that had to be run one by one."""

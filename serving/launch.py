@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from serving import access
 from serving.config import Config, ConfigError
+from serving.rpc.engine import bind
 from serving.sockets import Holder, bound_at, listen, private_folder
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -29,13 +30,14 @@ END_S_MAX = 30.0
 """What Ray may take to end beyond the time that requests in flight are given; then it is killed."""
 DRIVER = "from serving.deploy import drive; drive()"
 
-Announce = Callable[[str, str, str], None]
+Announce = Callable[[str, str, str, str], None]
 
 
-def say_ready(http: str, metrics: str, admin: str) -> None:
-    """Print where HTTP, metrics and the admin application are to be found."""
+def say_ready(http: str, grpc: str, metrics: str, admin: str) -> None:
+    """Print where HTTP, gRPC, metrics and the admin application are to be found."""
     print(
-        f"turnout: ready on Ray at http://{http}, metrics at http://{metrics}/metrics, admin at http://{admin}",
+        f"turnout: ready on Ray at http://{http}, gRPC at {grpc or 'no port'}, "
+        f"metrics at http://{metrics}/metrics, admin at http://{admin}",
         flush=True,
     )
 
@@ -46,7 +48,7 @@ def run(config: Config, announce: Announce = say_ready) -> None:
     Parameters
     ----------
     announce : callable, optional
-        Told once where HTTP, metrics and admin are to be found, when every replica is ready.
+        Told once where HTTP, gRPC, metrics and admin are to be found, when every replica is ready.
 
     Raises
     ------
@@ -59,14 +61,14 @@ def run(config: Config, announce: Announce = say_ready) -> None:
 
     config = _absolute(config)
     config = with_admin_port(config)
-    with _sockets(config) as (holder, http, metrics), sole(config), contextlib.ExitStack() as stack:
+    with _sockets(config) as (holder, at), sole(config), contextlib.ExitStack() as stack:
         folder, control = holder.path.parent, access.control_folder(config)
         url = f"http://{config.server.admin}"
 
         def ready() -> None:
             access.announce(control, url, str(config.repository.path))
             stack.callback(access.withdraw, control, url)
-            announce(http, metrics, config.server.admin)
+            announce(at["http"], at.get("grpc", ""), at["metrics"], config.server.admin)
 
         with _driver(config, folder) as (driver, news), _signals(driver):
             try:
@@ -101,16 +103,19 @@ def _tell(said: dict[str, str], ready: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def _sockets(config: Config) -> Iterator[tuple[Holder, str, str]]:
+def _sockets(config: Config) -> Iterator[tuple[Holder, dict[str, str]]]:
     """Listen, before anything slow is begun, and hold the sockets in a folder of their own."""
     with contextlib.ExitStack() as stack:
         sockets = {}
         for name, at in (("http", config.server.http), ("metrics", config.server.metrics)):
             sockets[name] = stack.enter_context(listen(at))
+        rpc = bind(config)
+        if rpc is not None:
+            sockets["grpc"] = stack.enter_context(rpc)
         folder = private_folder()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         holder = stack.enter_context(contextlib.closing(Holder(folder, sockets, "launcher")))
-        yield holder, bound_at(sockets["http"]), bound_at(sockets["metrics"])
+        yield holder, {name: bound_at(each) for name, each in sockets.items()}
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.classes import Classed, Classifying, classed
 from serving.errors import Invalid
 from serving.model import ModelSpec
 from serving.wire import Call, InferRequest, Payload, TensorIn, TensorSpec
@@ -21,7 +22,8 @@ class Layout:
     `key` is equal for requests that may share a run, and None for one that must run alone. `payloads`
     says where the payload of each input stands in a request, and `in_order` that they stand as the
     model has them. `rows` is this request's part of the batch; 0 where there is none. `wanted` are the
-    indices of the model's outputs to answer with.
+    indices of the model's outputs to answer with; `classed` has what is wanted in their place, and then
+    the payloads count as out of order.
     """
 
     names: tuple[str, ...]
@@ -32,12 +34,15 @@ class Layout:
     key: tuple[Any, ...] | None
     in_order: bool
     wanted: tuple[int, ...]
+    classed: Classed | None = None
 
     def fit(self, request: InferRequest) -> None:
         """Bind `request` to this layout, its payloads in the model's order."""
         request.layout = self
         if not self.in_order:
             request.payloads = [request.payloads[place] for place in self.payloads]
+        if self.classed is not None:
+            request.reply = Classifying(request.reply, self.classed)
 
     def feeds(self, requests: Sequence[InferRequest], rows: int) -> dict[str, NDArray[Any]]:
         """Return the arrays to run for `requests`, which share this layout's key and have `rows` in all.
@@ -91,15 +96,17 @@ def bind(spec: ModelSpec, call: Call) -> Layout:
     shapes = tuple(tensor.shape for tensor in tensors)
     names = tuple(each.name for each in used)
     places = tuple(given[name] for name in names)
+    of_classes = classed(spec, call)
     return Layout(
         names=names,
         payloads=places,
-        in_order=places == tuple(range(len(places))),
+        in_order=places == tuple(range(len(places))) and of_classes is None,
         dtypes=tuple(each.datatype.dtype for each in used),
         shapes=shapes,
         rows=rows,
         key=(names, tuple(shape[1:] for shape in shapes)) if joinable else None,
         wanted=_wanted(spec, call),
+        classed=of_classes,
     )
 
 

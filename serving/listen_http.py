@@ -7,9 +7,10 @@ import logging
 import socket
 import ssl
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic_ns
+from typing import Any
 
 import numpy as np
 
@@ -179,6 +180,10 @@ class Listener:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def in_thread(self, work: Callable[[], Any]) -> Any:
+        """Return what `work` returns, which would hold up the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, work)
 
     async def _look(self) -> None:
         while True:

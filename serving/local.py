@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import sys
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,9 +23,12 @@ from serving.config import Config, ConfigError
 from serving.control.link import Link
 from serving.gateway import Gateway
 from serving.listen_http import Listener
+from serving.log_settings import Logs
 from serving.metrics import Reading, ServerReading, VersionReading, registry
 from serving.peers import Peers
+from serving.rpc.engine import Engine, bind, engine
 from serving.share import ShareReading
+from serving.shm.memory import Memory
 from serving.sockets import bound_at, listen, private_folder
 
 log = logging.getLogger("turnout")
@@ -35,8 +39,8 @@ SWITCH_INTERVAL_S = 0.001
 GARBAGE_THRESHOLDS = (10_000, 20, 50)
 
 
-Announce = Callable[[str, str, str], None]
-"""Told where HTTP, metrics and the admin application are to be found."""
+Announce = Callable[[str, str, str, str], None]
+"""Told where HTTP, gRPC (empty if it is off), metrics and the admin application are to be found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,12 @@ class Post:
 
 
 class Serving:
-    """A gateway, its HTTP listener and its metrics, on sockets that are bound and listen already.
+    """A gateway, its HTTP and gRPC listeners and its metrics, on sockets that are bound already.
 
     Parameters
     ----------
+    grpc : socket, optional
+        What `engine.bind` returned.
     peers : Peers, optional
         The other replicas behind the same sockets, whose counts the metrics then include.
     post : Post, optional
@@ -69,16 +75,19 @@ class Serving:
         metrics: socket.socket,
         peers: Peers | None = None,
         post: Post | None = None,
+        grpc: socket.socket | None = None,
     ) -> None:
         self._config = config
         self._http = http
         self._metrics_socket = metrics
+        self._grpc = grpc
         self._peers = peers
         self._post = post
         self._link: Link | None = None
         self._metrics: listen_metrics.Server | None = None
         self._gateway: Gateway | None = None
         self._listener: Listener | None = None
+        self._rpc: Engine | None = None
 
     @property
     def ready(self) -> bool:
@@ -96,28 +105,39 @@ class Serving:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         tls = tls_context(self._config)
         post = self._post
-        self._gateway = Gateway(self._config, post.brakes if post is not None else None)
+        brakes = post.brakes if post is not None else None
+        self._gateway = Gateway(self._config, brakes, shared_memory(self._config, post))
+        self._gateway.watch.start()  # First, because it takes longest until there is somebody who counts.
         total = self.read
         if self._peers is not None:
             self._peers.open(self.read)
             total = self._peers.total
+        self._gateway.totals.read = total
         self._metrics = listen_metrics.serve(self._metrics_socket, registry(total))
         if post is not None:
+            self._gateway.logs = Logs(post.folder)
             self._link = Link(self._gateway, post.folder, post.name, self._config.traffic)
+            self._gateway.order = self._link.order
             await self._link.start()
         await self._gateway.start()
         if self._link is not None:
             await self._link.settle()
+        if self._grpc is not None:
+            self._rpc = engine(self._gateway)  # Its modules stay as well.
         settle_garbage()
         self._listener = Listener(self._gateway)
         await self._listener.start(self._http, tls)
+        if self._grpc is not None and self._rpc is not None:
+            await self._rpc.start(self._grpc)
 
     async def drain(self) -> None:
         """Accept no more, answer what is under way within `server.drain_s_max`, and end."""
         if self._gateway is not None:
             self._gateway.draining = True
-        if self._listener is not None:
-            await self._listener.drain(self._config.server.drain_s_max)
+        s_max = self._config.server.drain_s_max
+        await asyncio.gather(*[each.drain(s_max) for each in (self._listener, self._rpc) if each is not None])
+        if self._gateway is not None:  # Now that hardly anything more will be counted.
+            await self._gateway.watch.close()
         if self._link is not None:  # It went on acknowledging changes while there was something to answer.
             await self._link.close()
         if self._gateway is not None:
@@ -130,9 +150,12 @@ class Serving:
     def read(self) -> Reading:
         """Return what there is to say of this process alone. Any thread may call it."""
         server = ServerReading()
-        if self._listener is not None:
-            listener = self._listener
+        if (listener := self._listener) is not None:
             server = ServerReading(listener.connections, listener.bodies.bytes_now, dict(listener.rejections))
+        if (rpc := self._rpc) is not None:
+            server += ServerReading(
+                rpc_connections=rpc.connections, rpc_bodies_bytes=rpc.bytes_now, rpc_rejections=rpc.rejections
+            )
         if self._gateway is None or not self._config.metrics.enabled:
             return Reading({}, server)
         shares = self._gateway.traffic.shares()
@@ -148,7 +171,20 @@ class Serving:
             for model, loaded in self._gateway.shelf.loaded.servables.items()
             for version, servable in loaded.items()
         }
-        return Reading(versions, server, self._gateway.shadows.readings())
+        drift = self._gateway.watch.reading(self._link.drift.verdicts if self._link is not None else {})
+        return Reading(versions, server, self._gateway.shadows.readings(), drift)
+
+
+def shared_memory(config: Config, post: Post | None) -> Memory | None:
+    """Return the shared memory that the node's replicas offer, None if there is to be none."""
+    if not config.shared_memory.enabled:
+        return None
+    if post is not None:
+        return Memory(config.shared_memory, config.limits, post.folder)
+    folder = private_folder()
+    memory = Memory(config.shared_memory, config.limits, folder)
+    weakref.finalize(memory, shutil.rmtree, folder, ignore_errors=True)
+    return memory
 
 
 def settle_garbage() -> None:
@@ -190,6 +226,9 @@ def run(config: Config, announce: Announce | None = None) -> None:
             stack.enter_context(listen(at))
             for at in (config.server.http, config.server.metrics, config.server.admin)
         ]
+        rpc = bind(config)
+        if rpc is not None:
+            stack.enter_context(rpc)
         stack.enter_context(sole(config))
         folder = private_folder()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -197,7 +236,7 @@ def run(config: Config, announce: Announce | None = None) -> None:
         stack.callback(desk.close)
         desk.start()
         post = Post(folder, "local", brakes_folder(config))
-        serving = Serving(config, sockets[0], sockets[1], post=post)
+        serving = Serving(config, sockets[0], sockets[1], post=post, grpc=rpc)
 
         def ready() -> None:
             desk.answer()
@@ -206,7 +245,8 @@ def run(config: Config, announce: Announce | None = None) -> None:
             access.announce(control, url, str(config.repository.path))
             stack.callback(access.withdraw, control, url)
             if announce is not None:
-                announce(*map(bound_at, sockets))
+                http, metrics, admin = map(bound_at, sockets)
+                announce(http, "" if rpc is None else bound_at(rpc), metrics, admin)
 
         uvloop.run(_serve(serving, ready))
 

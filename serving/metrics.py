@@ -11,10 +11,13 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client import metrics_core as client
 from prometheus_client.registry import Collector
 
+from serving.drift.families import FAMILIES as OF_DRIFT
+from serving.drift.reading import DriftReading
 from serving.errors import HTTP_STATUS, Failed, TurnoutError
 from serving.family import Family, Kind, Of, buckets, rows_buckets
 from serving.ledger import Snapshot
-from serving.shadow.comparison import Death, Drop, ShadowReading, total
+from serving.shadow.comparison import ShadowReading, total
+from serving.shadow.families import FAMILIES as OF_SHADOWS
 from serving.share import ShareReading
 
 Key = tuple[str, str]
@@ -64,19 +67,26 @@ class VersionReading:
 
 @dataclass(frozen=True, slots=True)
 class ServerReading:
-    """What there is to say about the HTTP listener. Those of a node's replicas add up."""
+    """What there is to say about the listeners of HTTP and gRPC. Those of a node's replicas add up."""
 
     connections: int = 0
     bodies_bytes: int = 0
     """Request bodies in memory."""
     rejections: Mapping[str, int] = field(default_factory=dict)
     """Requests that were answered with an error, by `reason`."""
+    rpc_connections: int = 0
+    rpc_bodies_bytes: int = 0
+    """Messages in memory of calls that are under way."""
+    rpc_rejections: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: ServerReading) -> ServerReading:
         return ServerReading(
             self.connections + other.connections,
             self.bodies_bytes + other.bodies_bytes,
             total(self.rejections, other.rejections),
+            self.rpc_connections + other.rpc_connections,
+            self.rpc_bodies_bytes + other.rpc_bodies_bytes,
+            total(self.rpc_rejections, other.rpc_rejections),
         )
 
 
@@ -92,12 +102,14 @@ class Reading:
     server: ServerReading = ServerReading()
     shadows: Mapping[Key, ShadowReading] = field(default_factory=dict)
     """By the shadow's own version."""
+    drift: DriftReading = field(default_factory=DriftReading)
 
     def __add__(self, other: Reading) -> Reading:
         return Reading(
             total(self.versions, other.versions),
             self.server + other.server,
             total(self.shadows, other.shadows),
+            self.drift + other.drift,
         )
 
     def of(self, what: Of) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -113,6 +125,12 @@ class Reading:
                 for key, shadow in self.shadows.items():
                     for primary, pair in shadow.pairs.items():
                         yield (*key, primary), pair
+            case Of.DRIFT:
+                yield (), self.drift
+            case Of.STREAM:
+                yield from self.drift.streams.items()
+            case Of.VERDICT:
+                yield from self.drift.verdicts.items()
 
     def to_json(self) -> dict[str, Any]:
         """Return a document of plain values that `from_json` reads back."""
@@ -121,7 +139,8 @@ class Reading:
             gauges = {name: getattr(each, name) for name in each.__slots__ if name not in ("counts", "share")}
             versions.append([*key, each.counts.to_json(), asdict(each.share), gauges])
         shadows = [[*key, each.to_json()] for key, each in self.shadows.items()]
-        return {"versions": versions, "server": asdict(self.server), "shadows": shadows}
+        rest = {"server": asdict(self.server), "shadows": shadows, "drift": self.drift.to_json()}
+        return {"versions": versions, **rest}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Reading:
@@ -135,7 +154,8 @@ class Reading:
         shadows = {
             (model, version): ShadowReading.from_json(each) for model, version, each in document["shadows"]
         }
-        return cls(versions, ServerReading(**document["server"]), shadows)
+        server, drift = ServerReading(**document["server"]), DriftReading.from_json(document["drift"])
+        return cls(versions, server, shadows, drift)
 
 
 C, G, H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
@@ -270,70 +290,20 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "turnout_http_bodies_bytes", G, lambda s: s.bodies_bytes, "Request bodies in memory.", of=Of.SERVER
     ),
-    Family("turnout_shadow_running", G, lambda s: s.running, "Processes that run the shadow.", of=Of.SHADOW),
     Family(
-        "turnout_shadow_restarts_total",
+        "turnout_grpc_rejected_total",
         C,
-        lambda s: {each.value: s.restarts.get(each, 0) for each in Death},
-        "Starts of the shadow's process after its death, by the cause of that.",
-        of=Of.SHADOW,
-        over="reason",
-    ),
-    Family("turnout_shadow_rows_total", C, lambda p: p.rows, "Rows compared.", of=Of.PAIR),
-    Family(
-        "turnout_shadow_dropped_total",
-        C,
-        lambda p: {each.value: p.dropped.get(each, 0) for each in Drop},
-        "Rows drawn for the shadow and not compared, by cause.",
-        of=Of.PAIR,
+        lambda s: {each: s.rpc_rejections.get(each, 0) for each in REASONS.values()},
+        "gRPC calls answered with an error, by the error's class.",
+        of=Of.SERVER,
         over="reason",
     ),
     Family(
-        "turnout_shadow_disagreement_ratio",
-        G,
-        lambda p: p.each("disagreement"),
-        "The part of the rows whose class, label or string differs.",
-        of=Of.PAIR,
-        over="output",
+        "turnout_grpc_connections", G, lambda s: s.rpc_connections, "Open gRPC connections.", of=Of.SERVER
     ),
-    Family(
-        "turnout_shadow_difference_max",
-        G,
-        lambda p: p.each("difference_max"),
-        "The largest difference of two scores.",
-        of=Of.PAIR,
-        over="output",
-    ),
-    Family(
-        "turnout_shadow_difference_mean",
-        G,
-        lambda p: p.each("difference_mean"),
-        "The mean difference of two scores, either way.",
-        of=Of.PAIR,
-        over="output",
-    ),
-    Family(
-        "turnout_shadow_rank_correlation",
-        G,
-        lambda p: p.each("correlation"),
-        "How alike scores are ordered: 1 is alike, -1 the other way round.",
-        of=Of.PAIR,
-        over="output",
-    ),
-    Family(
-        "turnout_shadow_run_duration_seconds",
-        H,
-        lambda p: buckets(p.shadow, 10**9),
-        "Processor time of the shadow's runs of whole batches.",
-        of=Of.PAIR,
-    ),
-    Family(
-        "turnout_shadow_primary_run_duration_seconds",
-        H,
-        lambda p: buckets(p.primary, 10**9),
-        "Time of the runs of the same batches for their answers.",
-        of=Of.PAIR,
-    ),
+    Family("turnout_grpc_bodies_bytes", G, lambda s: s.rpc_bodies_bytes, "Messages in memory.", of=Of.SERVER),
+    *OF_SHADOWS,
+    *OF_DRIFT,
 )
 
 

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 from serving import expect
 from serving.calls import Parameter
-from serving.errors import Unsupported
 from serving.expect import JsonObject
+from serving.wire import Window
 
 RESERVED = frozenset({"headers"})
 RESERVED_PREFIX = "triton_"
 SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 SHARED_MEMORY = "shared_memory_"
+_WINDOW = frozenset({"shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"})
 _KNOWN = frozenset({"timeout", "priority", "binary_data_output", *SEQUENCE})
 _NONE: JsonObject = {}
 
@@ -47,30 +48,35 @@ def of_request(holder: JsonObject) -> OfRequest:
     )
 
 
-def of_input(holder: JsonObject, where: str) -> int | None:
-    """Return the input's `binary_data_size`, or None if its elements are in the JSON."""
+def of_input(holder: JsonObject, where: str) -> tuple[int | None, Window | None]:
+    """Return the input's `binary_data_size`, or where its elements are; neither if they are in the JSON."""
     given = _given(holder, where)
     if not given:
-        return None
-    _refuse_shared_memory(given, where)
+        return None, None
+    window = _window(given, where)
     if "binary_data_size" not in given:
-        return None
-    return expect.whole(given, "binary_data_size", f"{where}.parameters")
+        return None, window
+    if window is not None:
+        message = "expected no binary data beside shared memory"
+        raise expect.invalid(message, f"{where}.parameters.binary_data_size")
+    return expect.whole(given, "binary_data_size", f"{where}.parameters"), None
 
 
-def of_output(holder: JsonObject, where: str, binary: bool) -> tuple[bool, int]:
-    """Return whether the output is wanted in binary (`binary` if it does not say), and how many classes."""
+def of_output(holder: JsonObject, where: str, binary: bool) -> tuple[bool, int, Window | None]:
+    """Return whether the output is wanted in binary (`binary` if not said), how many classes, and where."""
     given = _given(holder, where)
     if not given:
-        return binary, 0
-    _refuse_shared_memory(given, where)
+        return binary, 0, None
+    window = _window(given, where)
     inside = f"{where}.parameters"
     if "binary_data" in given:
         binary = expect.boolean(given, "binary_data", inside)
     classes = expect.whole(given, "classification", inside) if "classification" in given else 0
     if "classification" in given and not classes:
         raise expect.invalid("expected 1 class or more, got 0", f"{inside}.classification")
-    return binary, classes
+    if classes and window is not None:
+        raise expect.invalid("expected no classes in shared memory", f"{inside}.classification")
+    return binary, classes, window
 
 
 def _given(holder: JsonObject, where: str) -> dict[str, Any]:
@@ -94,8 +100,17 @@ def _place(where: str, name: str) -> str:
     return f"{where}.parameters.{name[: expect.SHOWN_CHARS_MAX]}"
 
 
-def _refuse_shared_memory(given: dict[str, Any], where: str) -> None:
-    for name in given:
-        if name.startswith(SHARED_MEMORY):
-            message = "shared memory is not offered; send the elements in the request"
-            raise Unsupported(f"{message} - at `{_place(where, name)}`")
+def _window(given: dict[str, Any], where: str) -> Window | None:
+    """Return the part of shared memory that the parameters of a tensor mean, if they mean any."""
+    names = [name for name in given if name.startswith(SHARED_MEMORY)]
+    if not names:
+        return None
+    inside = f"{where}.parameters"
+    for name in names:
+        if name not in _WINDOW:
+            raise expect.invalid(f"unknown; known: {', '.join(sorted(_WINDOW))}", _place(where, name))
+    region = expect.string(given, "shared_memory_region", inside)
+    if "shared_memory_byte_size" not in given:
+        raise expect.invalid("expected a size in bytes, got nothing", f"{inside}.shared_memory_byte_size")
+    offset = expect.whole(given, "shared_memory_offset", inside) if "shared_memory_offset" in given else 0
+    return Window(region, offset, expect.whole(given, "shared_memory_byte_size", inside))

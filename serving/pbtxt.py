@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from serving.model import (
     Warmup,
     WarmupTensor,
 )
-from serving.pbtxt_fields import UNSAID, ConfigMistake, ignored, message
+from serving.pbtxt_fields import UNSAID, ConfigMistake, ignored, message, message_of_json
 from serving.pbtxt_values import mistakes
 from serving.regular import open_regular
 from serving.repository import CONFIG_NAME, ONNX_NAME
@@ -47,13 +48,22 @@ def read(path: Path, model: str) -> ModelConfig:
 
 def parse(text: str, model: str) -> ModelConfig:
     """Return what a config.pbtxt already read says; raises as `read`."""
+    return _parse(text, model, message, CONFIG_NAME)
+
+
+def parse_json(text: str, model: str) -> ModelConfig:
+    """Return what a configuration says that is written in JSON, with the same fields; raises as `read`."""
+    return _parse(text, model, message_of_json, "config")
+
+
+def _parse(text: str, model: str, reader: Callable[[str], Any], name: str) -> ModelConfig:
     try:
-        said = message(text)
+        said = reader(text)
         faults = [*ignored(said), *mistakes(said, model, said.max_batch_size != UNSAID)]
     except ConfigMistake as mistake:
         faults = [str(mistake)]
     if faults:
-        raise ConfigMistake("\n".join(f"{CONFIG_NAME}: {fault}" for fault in faults))
+        raise ConfigMistake("\n".join(f"{name}: {fault}" for fault in faults))
     return _config(said, model)
 
 
@@ -61,7 +71,7 @@ def document(spec: ModelSpec) -> dict[str, Any]:
     """Return a version's completed configuration as Triton's ``GET /v2/models/M/config`` shows it."""
     from google.protobuf.json_format import MessageToDict
 
-    said = _completed(spec)
+    said = completed(spec)
     shown: dict[str, Any] = MessageToDict(
         said, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -155,7 +165,7 @@ def _warmup(said: Any) -> Warmup:
     return Warmup(said.name, said.batch_size, tensors, said.count or 1)
 
 
-def _completed(spec: ModelSpec) -> Any:
+def completed(spec: ModelSpec) -> Any:
     """Return the protobuf that would be a complete config.pbtxt of `spec`."""
     from tritonclient.grpc.model_config_pb2 import ModelConfig as Message
 

@@ -68,6 +68,30 @@ def message(text: str) -> Any:
         raise ConfigMistake("nested too deeply") from None
 
 
+def message_of_json(text: str) -> Any:
+    """Return the protobuf that `text` says in JSON; raises as `message`."""
+    from google.protobuf import json_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig as Message
+
+    if not text.lstrip().startswith("{"):  # An array passes for a message that says nothing.
+        raise ConfigMistake("not a JSON object")
+    try:
+        return json_format.Parse(text, Message(max_batch_size=UNSAID), max_recursion_depth=20)
+    except json_format.ParseError as error:
+        raise ConfigMistake(_explain_json(str(error), Message.DESCRIPTOR.file.pool)) from None
+    except RecursionError:
+        raise ConfigMistake("nested too deeply") from None
+
+
+def _explain_json(message: str, pool: Any) -> str:
+    """Turn the parser's message into ours, with the nearest valid name."""
+    if field := re.search(r'Message type "([\w.]+)" has no field named "([^"]*)"', message):
+        names = [each.name for each in pool.FindMessageTypeByName(field[1]).fields]
+        kind = field[1].rpartition(".")[2]
+        return f"unknown field {field[2][:80]!r} in {kind}; {_nearest(field[2][:80], names)}"
+    return message.replace("\n", " ")[:300]
+
+
 def _explain(message: str, pool: Any) -> str:
     """Turn the parser's message into ours, with the nearest valid name."""
     line, _, rest = message.partition(":")

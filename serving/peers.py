@@ -245,7 +245,8 @@ class Merged:
         total = reduce(add, last.values(), self.reading)
         versions = sorted(total.versions.items(), key=lambda item: item[1].counts.last_ns, reverse=True)
         shadows = sorted(total.shadows.items(), key=lambda item: item[1].last_ns, reverse=True)
-        reading = Reading(dict(versions[:VERSIONS_MAX]), total.server, dict(shadows[:SHADOWS_MAX]))
+        kept = dict(versions[:VERSIONS_MAX]), total.server, dict(shadows[:SHADOWS_MAX])
+        reading = Reading(*kept, total.drift.counters())
         return Merged(reading, (*self.names, *sorted(last))[-NAMES_MAX:])
 
     def to_bytes(self) -> bytes:
@@ -271,7 +272,8 @@ def counters(reading: Reading) -> Reading:
     """Return what is still true of a replica that is gone: its counts, and no gauge."""
     versions = {key: VersionReading(each.counts, share=each.share) for key, each in reading.versions.items()}
     shadows = {key: each.counters() for key, each in reading.shadows.items()}
-    return Reading(versions, ServerReading(rejections=reading.server.rejections), shadows)
+    server = ServerReading(rejections=reading.server.rejections)
+    return Reading(versions, server, shadows, reading.drift.counters())
 
 
 def _parse(raw: bytes) -> Reading | None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from serving import pbtxt
 from serving.model import Artifact, ModelConfig, VersionPolicy
+from serving.orders import Order
+from serving.repository import Candidate
 
 RETRY_S = 300.0
 """How long a version that could not be loaded is left alone while it stays as it is."""
@@ -31,7 +34,9 @@ class Plan:
     kept: dict[str, str] = field(default_factory=dict)
     left: set[str] = field(default_factory=set)
     gone: bool = False
-    """The repository has no folder for the model any more, which is how its operator says that it ends."""
+    """The repository has no folder for the model any more, or the operator had it unloaded: it ends."""
+    faults: dict[str, str] = field(default_factory=dict)
+    """Why versions could not be loaded, or not anew."""
 
     @property
     def whole(self) -> bool:
@@ -46,6 +51,15 @@ def runs_alike(one: ModelConfig, other: ModelConfig) -> bool:
 
 def _loaded_by(config: ModelConfig) -> ModelConfig:
     return replace(config, batching=None, versions=VersionPolicy(), labels={}, parameters={})
+
+
+def configured(candidate: Candidate, order: Order) -> ModelConfig:
+    """Return how a model is configured: by the operator's order, or by its file; raises as `pbtxt.read`."""
+    if order.config:
+        return pbtxt.parse_json(order.config, candidate.name)
+    if candidate.config is not None:
+        return pbtxt.read(candidate.config, candidate.name)
+    return ModelConfig(candidate.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +88,10 @@ class Failures:
         if failure is None or now_s >= failure.until_s:
             return False
         return failure.digest == artifact.digest and failure.config == config
+
+    def forget(self, model: str) -> None:
+        """Try what failed of a model anew when it is asked for."""
+        self._known = {key: each for key, each in self._known.items() if key[0] != model}
 
     def keep(self, versions: Mapping[str, set[int]]) -> None:
         """Forget all but these versions of these models."""

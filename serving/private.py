@@ -1,4 +1,4 @@
-"""How is a small file kept between runs so that nobody but its owner reads or plants it?"""
+"""How is a file kept between runs so that nobody but its owner reads or plants it?"""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def read(path: Path) -> str:
     NotPrivate
         If it is not to be trusted.
     """
+    return read_bytes(path, FILE_BYTES_MAX).decode(errors="replace")
+
+
+def read_bytes(path: Path, bytes_max: int) -> bytes:
+    """Return the first `bytes_max` bytes that a file holds; refused as by `read`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -44,7 +49,8 @@ def read(path: Path) -> str:
         if not stat.S_ISREG(status.st_mode):
             raise NotPrivate(f"{path} is no file")
         _check_owner(path, status)
-        return os.read(descriptor, FILE_BYTES_MAX).decode(errors="replace")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(bytes_max)
     finally:
         os.close(descriptor)
 
@@ -58,16 +64,16 @@ def create(path: Path, text: str) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def replace(path: Path, text: str) -> None:
+def replace(path: Path, content: str | bytes) -> None:
     """Write a file, whole or not at all."""
-    _write(path, text).replace(path)
+    _write(path, content).replace(path)
 
 
-def _write(path: Path, text: str) -> Path:
+def _write(path: Path, content: str | bytes) -> Path:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(unfinished, flags, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor.
-        file.write(text)
+    with open(os.open(unfinished, flags, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor.
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     return unfinished

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from serving import pbtxt
-from serving.errors import Invalid, Refused, Unavailable, Unknown, Unsupported
+from serving import log_settings, operator, orders, pbtxt, statistics
+from serving.errors import Invalid, Unavailable, Unknown, Unsupported
+from serving.extensions import extensions
 from serving.gateway import Gateway
 from serving.index import State
+from serving.orders import Order
+from serving.shm.memory import Memory
 from serving.target import Resource, Target
+from serving.ways import NOBODY, Origin
 from serving.wire import TensorSpec
 
 SERVER_NAME = "turnout"
 SERVER_VERSION = "0.1.0"
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "schedule_policy")
 PLATFORM = "onnxruntime_onnx"
 
 
@@ -29,49 +32,77 @@ class Plain:
     body: bytes = b""
 
 
-def answer(gateway: Gateway, target: Target, body: bytes) -> Plain:
-    """Answer a request for any resource but inference.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request for a resource: by whom, of which gateway, and with what."""
+
+    gateway: Gateway
+    target: Target
+    body: bytes = b""
+    origin: Origin = NOBODY
+
+
+Answer = Plain | Awaitable[Plain]
+"""What there is to say, now or later."""
+
+
+def answer(gateway: Gateway, target: Target, body: bytes, origin: Origin = NOBODY) -> Answer:
+    """Answer a request for any resource but inference, now or later.
 
     Raises
     ------
     TurnoutError
         With what is wrong, for the listener to put into its error shape.
     """
-    return ANSWERS[target.resource](gateway, target, body)
+    return ANSWERS[target.resource](Asked(gateway, target, body, origin))
 
 
 def _json(document: Any) -> Plain:
     return Plain(200, orjson.dumps(document))
 
 
-def _live(_gateway: Gateway, _target: Target, _body: bytes) -> Plain:
+def _object(body: bytes, example: str) -> dict[str, Any]:
+    """Return the JSON object of a body, an empty one if there is no body."""
+    if not body.strip():
+        return {}
+    try:
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Invalid(f"the body is not valid JSON: {error}") from None
+    if not isinstance(said, dict):
+        raise Invalid(f"expected an object such as {example}")
+    return said
+
+
+def _live(_asked: Asked) -> Plain:
     return Plain(200)
 
 
-def _ready(gateway: Gateway, _target: Target, _body: bytes) -> Plain:
+def _ready(asked: Asked) -> Plain:
     # A candidate that failed to load does not count: what is served is what it was (Triton flips here).
-    if gateway.draining:
+    if asked.gateway.draining:
         raise Unavailable("the server is draining; another one should be asked")
-    if not gateway.ready:
+    if not asked.gateway.ready:
         raise Unavailable("the server is not ready yet")
     return Plain(200)
 
 
-def _server(_gateway: Gateway, _target: Target, _body: bytes) -> Plain:
-    return _json({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS})
+def _server(asked: Asked) -> Plain:
+    listed = extensions(asked.gateway.config, memory=asked.gateway.memory is not None)
+    return _json({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": listed})
 
 
-def _model_ready(gateway: Gateway, target: Target, _body: bytes) -> Plain:
-    gateway.find(target.model, target.version)
+def _model_ready(asked: Asked) -> Plain:
+    asked.gateway.find(asked.target.model, asked.target.version)
     return Plain(200)
 
 
-def _model(gateway: Gateway, target: Target, _body: bytes) -> Plain:
-    spec = gateway.find(target.model, target.version).spec
-    versions = sorted(gateway.shelf.loaded.servables[target.model], key=int)
+def _model(asked: Asked) -> Plain:
+    spec = asked.gateway.find(asked.target.model, asked.target.version).spec
+    versions = sorted(asked.gateway.shelf.loaded.servables[asked.target.model], key=int)
     return _json(
         {
-            "name": target.model,
+            "name": asked.target.model,
             "versions": versions,
             "platform": PLATFORM,
             "inputs": [_tensor(each) for each in spec.inputs],
@@ -84,55 +115,114 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype.name, "shape": spec.shape}
 
 
-def _config(gateway: Gateway, target: Target, _body: bytes) -> Plain:
-    return _json(pbtxt.document(gateway.find(target.model, target.version).spec))
+def _config(asked: Asked) -> Plain:
+    return _json(pbtxt.document(asked.gateway.find(asked.target.model, asked.target.version).spec))
 
 
-def _index(gateway: Gateway, _target: Target, body: bytes) -> Plain:
-    ready_only = False
-    if body.strip():
-        try:
-            asked = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise Invalid(f"the body is not valid JSON: {error}") from None
-        if not isinstance(asked, dict) or not isinstance(asked.get("ready", False), bool):
-            raise Invalid('expected an object such as {"ready": true}')
-        ready_only = asked.get("ready", False)
+def _index(asked: Asked) -> Plain:
+    example = '{"ready": true}'
+    ready_only = _object(asked.body, example).get("ready", False)
+    if not isinstance(ready_only, bool):
+        raise Invalid(f"expected an object such as {example}")
     return _json(
         [
             {"name": model, "version": version, "state": standing.state, "reason": standing.reason}
-            for model, versions in sorted(gateway.shelf.index.items())
+            for model, versions in sorted(asked.gateway.shelf.index.items())
             for version, standing in sorted(versions.items(), key=lambda item: int(item[0] or 0))
             if standing.state is State.READY or not ready_only
         ]
     )
 
 
-def _not_offered(_gateway: Gateway, target: Target, _body: bytes) -> Plain:
-    raise Unsupported(f"this server does not offer {target.resource.value.replace('_', ' ')}")
+def _statistics(asked: Asked) -> Awaitable[Plain]:
+    gateway, model, version = asked.gateway, asked.target.model, asked.target.version
+    if not gateway.config.metrics.enabled:
+        raise Unsupported("this server does not offer model stats: nothing is counted (metrics.enabled)")
+    if model and (version or model not in gateway.shelf.loaded.servables):
+        gateway.find(model, version)
+
+    async def read() -> Plain:
+        return _json(statistics.document(await gateway.totals.get(), model, version))
+
+    return read()
 
 
-def _not_here(_gateway: Gateway, _target: Target, _body: bytes) -> Plain:
-    raise Refused("models are not loaded or unloaded over this port")
+def _logging(asked: Asked) -> Plain:
+    settings = _object(asked.body, '{"log_info": true}') if asked.target.changes else {}
+    if not settings:
+        return _json(log_settings.document(asked.gateway.logs.look()))
+    operator.check(asked.origin, asked.gateway.config)
+    return _json(log_settings.document(asked.gateway.logs.change(settings)))
 
 
-def _unreachable(_gateway: Gateway, _target: Target, _body: bytes) -> Plain:
+def _not_offered(asked: Asked) -> Plain:
+    raise Unsupported(f"this server does not offer {asked.target.resource.value.replace('_', ' ')}")
+
+
+def _load(asked: Asked) -> Awaitable[Plain]:
+    return _ordered(asked, orders.load)
+
+
+def _unload(asked: Asked) -> Awaitable[Plain]:
+    return _ordered(asked, orders.unload)
+
+
+def _ordered(asked: Asked, read: Callable[[Mapping[str, Any]], Order]) -> Awaitable[Plain]:
+    """Have a model loaded or unloaded for the operator, on all replicas."""
+    operator.check(asked.origin, asked.gateway.config)
+    try:
+        order = read(orders.asked(asked.body))
+    except orders.OrderMistake as mistake:
+        raise Invalid(str(mistake)) from None
+    return _carried_out(asked, order)
+
+
+async def _carried_out(asked: Asked, order: Order) -> Plain:
+    await asked.gateway.order(asked.target.model, order)
+    return Plain(200)
+
+
+def _memory(asked: Asked) -> Memory:
+    if asked.gateway.memory is None:
+        raise Unsupported("this server does not offer system shared memory (shared_memory.enabled)")
+    return asked.gateway.memory
+
+
+def _memory_status(asked: Asked) -> Plain:
+    return _json(_memory(asked).status(asked.target.region))
+
+
+def _memory_register(asked: Asked) -> Plain:
+    said = _object(asked.body, '{"key": "/turnout-input", "byte_size": 64}')
+    _memory(asked).register(asked.target.region, said)
+    return Plain(200)
+
+
+def _memory_unregister(asked: Asked) -> Plain:
+    _memory(asked).unregister(asked.target.region)
+    return Plain(200)
+
+
+def _unreachable(_asked: Asked) -> Plain:
     raise Unknown("inference has a way of its own")
 
 
-ANSWERS: dict[Resource, Callable[[Gateway, Target, bytes], Plain]] = {
+ANSWERS: dict[Resource, Callable[[Asked], Answer]] = {
     Resource.SERVER_LIVE: _live,
     Resource.SERVER_READY: _ready,
     Resource.SERVER_METADATA: _server,
     Resource.MODEL_READY: _model_ready,
     Resource.MODEL_METADATA: _model,
     Resource.MODEL_CONFIG: _config,
-    Resource.MODEL_STATS: _not_offered,
+    Resource.MODEL_STATS: _statistics,
     Resource.MODEL_INFER: _unreachable,
     Resource.REPOSITORY_INDEX: _index,
-    Resource.REPOSITORY_LOAD: _not_here,
-    Resource.REPOSITORY_UNLOAD: _not_here,
+    Resource.REPOSITORY_LOAD: _load,
+    Resource.REPOSITORY_UNLOAD: _unload,
     Resource.TRACE: _not_offered,
-    Resource.LOGGING: _not_offered,
-    Resource.SHARED_MEMORY: _not_offered,
+    Resource.LOGGING: _logging,
+    Resource.MEMORY_STATUS: _memory_status,
+    Resource.MEMORY_REGISTER: _memory_register,
+    Resource.MEMORY_UNREGISTER: _memory_unregister,
+    Resource.CUDA_MEMORY: _not_offered,
 }

@@ -12,31 +12,26 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from router.table import newest_first
-from serving import admit, loader, pbtxt, repository
+from serving import admit, loader, repository
 from serving.aside import aside
 from serving.config import Config
 from serving.device import NoDevice
 from serving.errors import TurnoutError
-from serving.index import UNLOADED, Standing, State
+from serving.index import UNLOADED, Index, Standing, State, forget, note
 from serving.keeping import Keeping
-from serving.lane import Lane
-from serving.ledger import Ledger
 from serving.loader import Prepared
 from serving.model import Artifact, ModelConfig
-from serving.plan import ROUNDS_MAX, Failures, Plan, runs_alike
+from serving.orders import Order, Orders
+from serving.plan import ROUNDS_MAX, Failures, Plan, configured, runs_alike
 from serving.regular import Refusal
 from serving.repository import Candidate
-from serving.servable import Servable
+from serving.servable import Servable, put_up
 from serving.signature import read_labels
 from serving.store import Store, VersionChanged
 from serving.tick import Tick
-from serving.waiting import Waiting
 
 log = logging.getLogger("turnout.shelf")
 T = TypeVar("T")
-
-LEDGER_ROWS_MAX = 256
-"""Batches of up to this many rows are told apart in the counts."""
 
 
 class VersionGone(Refusal):
@@ -79,7 +74,9 @@ class Shelf:
         """What must be here whatever the models' own policies say."""
         self._tick = Tick(loop)
         self.loaded = Loaded()
-        self.index: dict[str, dict[str, Standing]] = {}
+        self.index: Index = {}
+        self.orders: Orders = {}
+        """What the operator had loaded or unloaded."""
         limits, where = config.admission, config.repository
         self._store = Store(where.state, limits.file_bytes_max, repository=where.path)
         self._changing = asyncio.Lock()
@@ -91,6 +88,13 @@ class Shelf:
             for name, versions in self.loaded.servables.items()
         )
         return f"<Shelf {models or 'empty'}>"
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The models to be loaded, whether or not anybody asks for them; empty is all that there are."""
+        models = self.config.repository.models
+        ordered = (name for name, each in self.orders.items() if each.loaded and name not in models)
+        return (*models, *ordered) if models else ()
 
     async def refresh(self, only: Sequence[str] = ()) -> None:
         """Bring what is loaded in line with the repository: all models, or `only` these.
@@ -131,6 +135,8 @@ class Shelf:
         missing = versions - set(self._served(model))
         if missing - before:  # Else each look at the repository would try them again.
             self.keeping = self.keeping.without_must(model, missing - before)
+        if missing and not self.orders.get(model, Order()).loaded:
+            return dict.fromkeys(missing, f"the model is unloaded; load it first: turnout load {model}")
         reasons = {version: standing.get(version, standing.get("")) for version in missing}
         return {
             version: reason.reason if reason is not None and reason.reason else "it is not in the repository"
@@ -166,12 +172,12 @@ class Shelf:
             if name in self.config.repository.models:
                 self._note(name, "", State.UNAVAILABLE, "the repository has no folder of this name")
             return Plan(name, ModelConfig(name), gone=True)
+        if not (order := self.orders.get(name, Order())).loaded:
+            return self._unloaded(name, candidate)
         try:
             if candidate.reason is not None:
                 raise Refusal(candidate.reason)
-            config = ModelConfig(name)
-            if candidate.config is not None:
-                config = await self._in_loader(pbtxt.read, candidate.config, name)
+            config = await self._in_loader(configured, candidate, order)
             labels = await self._in_loader(read_labels, candidate.folder, config)
         except (ValueError, OSError) as error:
             self._note(name, "", State.UNAVAILABLE, _words(error))
@@ -188,6 +194,14 @@ class Shelf:
             await self._fetch(plan, version, candidate)
         return plan
 
+    def _unloaded(self, name: str, candidate: Candidate) -> Plan:
+        """Return the plan of a model that the operator had unloaded, and say so in its lines."""
+        self.index.pop(name, None)
+        for version in {*map(str, candidate.versions), *map(str, candidate.faults)} or {""}:
+            if version not in self._served(name):  # Those are told of when they end.
+                self._note(name, version, State.UNAVAILABLE, UNLOADED)
+        return Plan(name, ModelConfig(name), gone=True)
+
     async def _fetch(self, plan: Plan, version: int, candidate: Candidate) -> None:
         """Put a version's copy into the plan: of what its folder holds, or else of what was admitted."""
         number = str(version)
@@ -201,6 +215,7 @@ class Shelf:
             )
         except (ValueError, OSError) as error:
             self._note(plan.model, number, State.UNAVAILABLE, _words(error))
+            plan.faults[number] = _words(error)
             before = self._served(plan.model).get(number)
             if before is None and isinstance(error, VersionChanged | VersionGone):
                 before = await self._in_loader(self._store.admitted, plan.model, version)
@@ -244,6 +259,7 @@ class Shelf:
         """Go on without a version, or with it as it is served already."""
         number = str(artifact.version)
         self._note(plan.model, number, State.UNAVAILABLE, reason)
+        plan.faults[number] = reason
         self._failures.note(artifact, plan.config, self._loop.time())
         if number in self._served(plan.model):
             plan.left.add(number)
@@ -268,14 +284,20 @@ class Shelf:
             else:
                 await self._put_up(plan, artifact)
         if plan.whole:
-            spared = set() if plan.gone else self.keeping.spared(plan.model)
-            for version in set(self._served(plan.model)) - set(plan.artifacts) - spared:
-                await self._take_down(plan.model, version)
+            await self._drop_rest(plan)
+
+    async def _drop_rest(self, plan: Plan) -> None:
+        """Take down what a plan does not name and nobody needs."""
+        spared = set() if plan.gone else self.keeping.spared(plan.model)
+        for version in set(self._served(plan.model)) - set(plan.artifacts) - spared:
+            await self._take_down(plan.model, version)
 
     def _retune(self, plan: Plan, version: str) -> None:
         """Change what can be changed of a version while it serves: its batching, and what is told of it."""
         servable = self.loaded.servables[plan.model][version]
         before = servable.spec.config
+        if servable.spec.labels != plan.labels:
+            servable.layouts.clear()  # They have the labels of classes.
         servable.spec = replace(servable.spec, config=plan.config, labels=dict(plan.labels))
         if before.batching != plan.config.batching:
             requests_max = self.config.queue.requests_max
@@ -292,8 +314,12 @@ class Shelf:
         if prepared is None:
             await self._in_loader(loader.give_back)
             return
+        await self._show(plan, prepared)
+
+    async def _show(self, plan: Plan, prepared: Prepared) -> None:
+        version = str(prepared.spec.artifact.version)
         before = self.loaded.servables.get(plan.model, {}).get(version)
-        servable = self._servable(prepared, before)
+        servable = put_up(self._loop, self._tick, self.config, prepared, before)
         self._publish(plan.model, version, servable)
         self._note(plan.model, version, State.READY, plan.kept.get(version, ""))
         log.info("version=%s event=ready %s inline=%s", prepared.spec, prepared, servable.lane.inline)
@@ -306,24 +332,6 @@ class Shelf:
         except (TurnoutError, NoDevice, OSError, ValueError, RuntimeError, MemoryError) as error:
             self._lose(plan, artifact, _words(error) or "it needs more memory than there is")
             return None
-
-    def _servable(self, prepared: Prepared, before: Servable | None) -> Servable:
-        settings = self.config
-        spec = prepared.spec
-        # What a version has done stays counted when it is loaded again with another configuration.
-        ledger = before.ledger if before is not None else Ledger(LEDGER_ROWS_MAX)
-        inline = prepared.inline(settings.engine.inline_us_max)
-        lane = Lane(
-            self._loop,
-            self._tick,
-            spec,
-            prepared.session,
-            ledger if settings.metrics.enabled else None,
-            Waiting(spec.config.batching, spec.rows_max, settings.queue.requests_max),
-            settings.engine.inline_us_max * 1000 if inline else 0,
-            spec.config.instances,
-        )
-        return Servable(prepared, lane, ledger)
 
     async def _take_down(self, model: str, version: str) -> None:
         servable = self.loaded.servables[model][version]
@@ -353,26 +361,20 @@ class Shelf:
 
     def _note(self, model: str, version: str, state: State, reason: str = "") -> None:
         serving = version in self.loaded.servables.get(model, {})
-        if serving and state in (State.LOADING, State.UNAVAILABLE) and reason != UNLOADED:
-            # The one that serves goes on serving; say beside it what became of its replacement.
-            state = State.READY
-        lines, standing = self.index.setdefault(model, {}), Standing(state, reason)
-        if reason not in ("", UNLOADED) and lines.get(version) != standing:
-            log.error("model=%s version=%s event=unavailable reason=%r", model, version or "-", reason)
-        lines[version] = standing
+        note(self.index, model, version, Standing(state, reason), serving=serving)
 
     def _forget(self, candidates: Mapping[str, Candidate]) -> None:
         """Drop from the index what neither answers nor lies in the repository any more."""
         there = {name: {*each.versions, *each.faults} for name, each in candidates.items()}
         self._failures.keep(there)
-        for name, lines in list(self.index.items()):
-            known = {str(version) for version in there.get(name, ())} | set(self._served(name))
-            if name in candidates or name in self.config.repository.models:
-                known.add("")
-            for version in set(lines) - known:
-                del lines[version]
-            if not lines:
-                del self.index[name]
+        named = {*candidates, *self.config.repository.models}
+        forget(
+            self.index,
+            {
+                name: {*map(str, there.get(name, ())), *self._served(name), *([""] if name in named else [])}
+                for name in self.index
+            },
+        )
 
     async def _in_loader(self, work: Callable[..., T], *args: object) -> T:
         # The threads of a run that ONNX Runtime makes inherit the niceness of the one that opens it.

@@ -57,6 +57,29 @@ def listen(at: str, backlog: int = BACKLOG) -> socket.socket:
     return bound
 
 
+def reserve(at: str) -> socket.socket:
+    """Bind an ADDRESS:PORT at which other sockets of this user will listen, as SO_REUSEPORT lets them.
+
+    Raises
+    ------
+    ConfigError
+        If the address cannot be had; the message says why.
+    """
+    with listen(at, backlog=0) as alone:  # Binding to share would also succeed beside another gateway.
+        family, place = alone.family, alone.getsockname()
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # What lingers of connections to an earlier gateway is no obstacle, and another gateway is one.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(place)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    except OSError as error:
+        bound.close()
+        raise ConfigError(f"cannot listen at {at}: {_reason(error)}") from None
+    return bound
+
+
 def _reason(error: OSError) -> str:
     match error.errno:
         case errno.EADDRINUSE:

@@ -6,7 +6,7 @@ Paths are compared as they are: nothing is decoded, so there is no second spelli
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from serving.errors import Invalid, Unknown, WrongMethod
@@ -28,18 +28,25 @@ class Resource(StrEnum):
     REPOSITORY_UNLOAD = "repository_unload"
     TRACE = "trace"
     LOGGING = "logging"
-    SHARED_MEMORY = "shared_memory"
+    MEMORY_STATUS = "system_shared_memory_status"
+    MEMORY_REGISTER = "system_shared_memory_register"
+    MEMORY_UNREGISTER = "system_shared_memory_unregister"
+    CUDA_MEMORY = "cuda_shared_memory"
     NOWHERE = "nowhere"
     """No resource at all: the request's problem says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request is about; `model` and `version` are empty where it names none."""
+    """What a request is about; `model`, `version` and `region` are empty where it names none."""
 
     resource: Resource
     model: str = ""
     version: str = ""
+    region: str = ""
+    """Of shared memory."""
+    changes: bool = False
+    """The resource may be read and written, and this is to write it."""
 
 
 NOWHERE = Target(Resource.NOWHERE)
@@ -60,7 +67,10 @@ ALLOW: dict[Resource, str] = {
     Resource.REPOSITORY_UNLOAD: _WRITE,
     Resource.TRACE: _BOTH,
     Resource.LOGGING: _BOTH,
-    Resource.SHARED_MEMORY: _BOTH,
+    Resource.MEMORY_STATUS: _READ,
+    Resource.MEMORY_REGISTER: _WRITE,
+    Resource.MEMORY_UNREGISTER: _WRITE,
+    Resource.CUDA_MEMORY: _BOTH,
 }
 """The methods of each resource, as the Allow header lists them."""
 
@@ -72,6 +82,8 @@ _OF_SERVER: dict[tuple[str, ...], Resource] = {
     ("repository", "index"): Resource.REPOSITORY_INDEX,
     ("trace", "setting"): Resource.TRACE,
     ("logging",): Resource.LOGGING,
+    ("systemsharedmemory", "status"): Resource.MEMORY_STATUS,
+    ("systemsharedmemory", "unregister"): Resource.MEMORY_UNREGISTER,
 }
 _OF_MODEL: dict[tuple[str, ...], Resource] = {
     (): Resource.MODEL_METADATA,
@@ -83,6 +95,12 @@ _OF_MODEL: dict[tuple[str, ...], Resource] = {
 _OF_REPOSITORY: dict[str, Resource] = {
     "load": Resource.REPOSITORY_LOAD,
     "unload": Resource.REPOSITORY_UNLOAD,
+}
+
+_OF_REGION: dict[str, Resource] = {
+    "status": Resource.MEMORY_STATUS,
+    "register": Resource.MEMORY_REGISTER,
+    "unregister": Resource.MEMORY_UNREGISTER,
 }
 
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -108,7 +126,7 @@ def resolve(method: str, path: str) -> Target:
     allow = ALLOW[target.resource]
     if method not in allow.split(", "):
         raise WrongMethod(f"{_shown(path)} does not answer {method}; it answers {allow}", allow)
-    return target
+    return replace(target, changes=True) if allow == _BOTH and method == "POST" else target
 
 
 def _segments(path: str) -> tuple[str, ...]:
@@ -136,22 +154,25 @@ def _locate(segments: tuple[str, ...]) -> Target:
         return Target(resource)
     match segments:
         case ["models", model, "trace", "setting"]:
-            return Target(Resource.TRACE, _model(model))
+            return Target(Resource.TRACE, model_named(model))
         case ["models", model, "versions", version, *rest] if tuple(rest) in _OF_MODEL:
-            return Target(_OF_MODEL[tuple(rest)], _model(model), _version(version))
+            return Target(_OF_MODEL[tuple(rest)], model_named(model), version_named(version))
         case ["models", model, *rest] if tuple(rest) in _OF_MODEL:
-            return Target(_OF_MODEL[tuple(rest)], _model(model))
+            return Target(_OF_MODEL[tuple(rest)], model_named(model))
         case ["repository", "models", model, verb] if verb in _OF_REPOSITORY:
-            return Target(_OF_REPOSITORY[verb], _model(model))
-        case ["systemsharedmemory" | "cudasharedmemory", _, *_]:
-            return Target(Resource.SHARED_MEMORY)
+            return Target(_OF_REPOSITORY[verb], model_named(model))
+        case ["systemsharedmemory", "region", region, verb] if verb in _OF_REGION:
+            return Target(_OF_REGION[verb], region=region)
+        case ["cudasharedmemory", _, *_]:
+            return Target(Resource.CUDA_MEMORY)
     raise Unknown(
         f"no resource {_shown('/'.join(('/v2', *segments)))}; "
         "a model answers at /v2/models/NAME[/versions/N][/infer|/ready|/config|/stats]"
     )
 
 
-def _model(name: str) -> str:
+def model_named(name: str) -> str:
+    """Return `name` if a model can have it, or raise `Unknown`."""
     if _MODEL.fullmatch(name):
         return name
     raise Unknown(
@@ -160,7 +181,8 @@ def _model(name: str) -> str:
     )
 
 
-def _version(text: str) -> str:
+def version_named(text: str) -> str:
+    """Return `text` if it is a version, or raise `Unknown`."""
     if _VERSION.fullmatch(text):
         return text
     raise Unknown(f"no version {_shown(text)}; a version is a positive integer without leading zeros")

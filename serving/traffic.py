@@ -67,6 +67,11 @@ class Traffic:
         braked = f", braked: {' '.join(self.brakes)}" if self.brakes else ""
         return f"<Traffic revision {self.table.revision} of term {self.term}{braked}>"
 
+    @property
+    def servables(self) -> Servables:
+        """What can answer."""
+        return self._servables
+
     def carry(self, servables: Servables) -> None:
         """Lead requests to these versions from now on."""
         self._servables = servables
@@ -182,7 +187,7 @@ class Traffic:
         try:
             self._changed(self.table, self._servables)
         except Exception:  # A shadow that cannot be started must not keep a table from being acknowledged.
-            log.exception("event=shadows_not_followed revision=%d", self.table.revision)
+            log.exception("event=taps_not_followed revision=%d", self.table.revision)
 
 
 def read_brakes(folder: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -77,6 +77,21 @@ class TensorSpec:
         )
 
 
+class Window(NamedTuple):
+    """A part of a region of shared memory, where a tensor's elements are or are to be put."""
+
+    region: str
+    offset: int
+    size_bytes: int
+
+    def parameters(self) -> dict[str, str | int]:
+        """Return it as the parameters of a tensor."""
+        said: dict[str, str | int] = {"shared_memory_region": self.region}
+        if self.offset:
+            said["shared_memory_offset"] = self.offset
+        return {**said, "shared_memory_byte_size": self.size_bytes}
+
+
 @dataclass(frozen=True, slots=True)
 class TensorIn:
     """An input tensor as a request declares it, without its elements."""
@@ -84,6 +99,8 @@ class TensorIn:
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
+    window: Window | None = None
+    """Where its elements are, unless they are in the request."""
 
     @property
     def elements(self) -> int:
@@ -98,6 +115,8 @@ class TensorOut:
     name: str
     binary: bool = False
     classes: int = 0
+    window: Window | None = None
+    """Where its elements are to be put, unless they are to be in the answer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,6 +138,20 @@ class Call:
     """The `priority` parameter; 1 is the highest, 0 the model's default."""
     parameters: tuple[tuple[str, str | int | float | bool], ...] = field(default=())
     """All other request parameters."""
+    shared: bool = field(init=False)
+    """Some of its tensors are in shared memory."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shared", bool(self.windows()))
+
+    def windows(self) -> list[Window]:
+        """Return where tensors are, or are to be put, that are in shared memory."""
+        windows = [*[each.window for each in self.inputs], *[each.window for each in self.outputs or ()]]
+        return [each for each in windows if each is not None]
+
+    def window(self, output: str) -> Window | None:
+        """Return where the output of this name is to be put, unless it is to be in the answer."""
+        return next((each.window for each in self.outputs or () if each.name == output), None)
 
 
 Recent = tuple[Any, ...]

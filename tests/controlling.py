@@ -14,16 +14,18 @@ from typing import Any, Self
 
 import uvicorn
 
-from router.change import is_idle
+from router.change import Refused, is_idle
 from router.entry import Entry
 from router.history import History
 from router.intent import Adopt, Intent, decide, undo
 from serving import access
 from serving.admin.application import application
+from serving.control.ordering import Carried
 from serving.control.receipt import Receipt
-from serving.control.refusals import Lost, Stale
+from serving.control.refusals import Lost, NoModel, Stale
 from serving.control.roster import Replica
 from serving.control.standing import Bank, standing
+from serving.orders import Order
 from serving.sockets import bound_at, listen
 
 TOKEN = "a-token-of-forty-letters-that-is-no-secret"
@@ -40,6 +42,7 @@ class Deciding:
         self.lost = ""
         self.broken = False
         self.asked: list[tuple[Intent, dict[str, Any]]] = []
+        self.ordered: list[tuple[str, Order, str]] = []
         for model, version in models.items():
             self._append(Adopt(model, version), "turnout", "the first version that was found")
 
@@ -87,6 +90,17 @@ class Deciding:
             steps_ms={"journal": 1.0},
             undo=back,
         )
+
+    async def order(self, model: str, order: Order, by: str) -> Carried:
+        self.ordered.append((model, order, by))
+        if self.lost:
+            raise Lost(self.lost)
+        if model == "nobody":
+            raise NoModel(f"{model}: the repository has no model of this name")
+        if model == "broken":
+            raise Refused(f"{model}: version 1: it is broken")
+        done = tuple(name for name in self.replica_names if name not in self.missing)
+        return Carried(model, order, done, self.missing, 1.25)
 
     def _replicas(self) -> dict[str, Replica]:
         return {

@@ -14,6 +14,7 @@ import uvloop
 
 from serving import config
 from serving.local import Serving
+from serving.rpc.engine import bind
 from serving.sockets import bound_at, listen
 
 T = TypeVar("T")
@@ -28,20 +29,32 @@ class Running:
     repository, state : Path
     settings : dict
         Further sections of the configuration.
+    ready_s_max : float
+        How long it may take to start: thousands of models are admitted one after the other.
     """
 
     def __init__(
-        self, repository: Path, state: Path, settings: dict[str, dict[str, Any]] | None = None
+        self,
+        repository: Path,
+        state: Path,
+        settings: dict[str, dict[str, Any]] | None = None,
+        ready_s_max: float = READY_S_MAX,
     ) -> None:
+        self._ready_s_max = ready_s_max
         document: dict[str, dict[str, Any]] = {key: dict(value) for key, value in (settings or {}).items()}
-        document.setdefault("server", {}).update(http="127.0.0.1:0", metrics="127.0.0.1:0")
+        document.setdefault("server", {}).update(
+            http="127.0.0.1:0", grpc="127.0.0.1:0", metrics="127.0.0.1:0"
+        )
         document.setdefault("repository", {}).update(path=str(repository), state=str(state))
         document["server"].setdefault("drain_s_max", 3)
+        document.setdefault("drift", {"enabled": False})  # A process of its own, which takes a second.
         self.config = config.parse(document)
         self._sockets = listen(self.config.server.http), listen(self.config.server.metrics)
         self.http, self.metrics = bound_at(self._sockets[0]), bound_at(self._sockets[1])
+        rpc = bind(self.config)
+        self.grpc = bound_at(rpc) if rpc is not None else ""
         self._loop = uvloop.new_event_loop()
-        self._serving = Serving(self.config, *self._sockets)
+        self._serving = Serving(self.config, *self._sockets, grpc=rpc)
         self._thread = threading.Thread(target=self._run, name="running-gateway", daemon=True)
         self._drained = False
 
@@ -51,7 +64,7 @@ class Running:
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the gateway's loop and return what it returns."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(READY_S_MAX)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(self._ready_s_max)
 
     @property
     def gateway(self) -> Any:
@@ -62,6 +75,11 @@ class Running:
     def listener(self) -> Any:
         """The HTTP listener itself, to look at."""
         return self._serving._listener
+
+    @property
+    def rpc(self) -> Any:
+        """The gRPC engine itself, to look at."""
+        return self._serving._rpc
 
     def refresh(self) -> None:
         """Bring what is loaded in line with the repository."""

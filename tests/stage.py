@@ -36,19 +36,26 @@ class Stage:
     ----------
     folder : Path
         A new one of this test's.
-    traffic : dict
-        The section of the configuration.
+    traffic, drift : dict
+        Sections of the configuration; drift is off if nothing is said of it.
     """
 
-    def __init__(self, folder: Path, repository: Path, traffic: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        repository: Path,
+        traffic: dict[str, Any] | None = None,
+        drift: dict[str, Any] | None = None,
+    ) -> None:
         self.folder = folder / "s"
         self.folder.mkdir(mode=0o700)
-        server = {"http": "127.0.0.1:0", "metrics": "127.0.0.1:0", "admin": "127.0.0.1:0", "drain_s_max": 2}
+        server = dict.fromkeys(("http", "grpc", "metrics", "admin"), "127.0.0.1:0")
         self.config = parse(
             {
-                "server": server,
+                "server": {**server, "drain_s_max": 2},
                 "repository": {"path": str(repository), "state": str(folder / "state")},
                 "traffic": traffic or {},
+                "drift": drift or {"enabled": False},
             }
         )
         (self.folder / "config.json").write_text(self.config.model_dump_json())
@@ -163,10 +170,12 @@ def run_replica(folder: Path, name: str) -> None:
 
     from serving.control.desk import brakes_folder
     from serving.local import Post, Serving
+    from serving.peers import Peers
 
     config = _config(folder)
     post = Post(folder, name, brakes_folder(config))
-    serving = Serving(config, fetch(folder, "http"), listen("127.0.0.1:0"), post=post)
+    peers = Peers(folder, f"{name}-{os.getpid()}")
+    serving = Serving(config, fetch(folder, "http"), listen("127.0.0.1:0"), peers, post)
 
     async def serve() -> None:
         over = asyncio.Event()
@@ -184,9 +193,11 @@ def _config(folder: Path) -> Config:
 
 
 @contextlib.contextmanager
-def staged(folder: Path, repository: Path, replicas: int, **traffic: Any) -> Iterator[Stage]:
+def staged(
+    folder: Path, repository: Path, replicas: int, drift: dict[str, Any] | None = None, **traffic: Any
+) -> Iterator[Stage]:
     """Return a control and replicas `r0`, `r1`, … that are ready."""
-    with Stage(folder, repository, traffic) as stage:
+    with Stage(folder, repository, traffic, drift) as stage:
         stage.start_control()
         for number in range(replicas):
             stage.begin_replica(f"r{number}")

@@ -204,7 +204,8 @@ def test_every_configuration_that_is_shipped_is_a_good_one(root):
 def test_the_container_serves_beyond_itself_by_name(root):
     config = load(root / "configs" / "container.toml")
     assert config.server.expose == ("0.0.0.0",)
-    assert (config.server.http, config.server.metrics) == ("0.0.0.0:8000", "0.0.0.0:8002")
+    reached = (config.server.http, config.server.grpc, config.server.metrics)
+    assert reached == ("0.0.0.0:8000", "0.0.0.0:8001", "0.0.0.0:8002")
     assert str(config.repository.state) == "/var/lib/turnout"
 
 
@@ -226,7 +227,7 @@ def test_the_image_runs_a_command_that_there_is_as_nobody_special(root):
     assert arguments.answer is cli.serve
     assert (root / arguments.config) == root / "configs" / "container.toml"
     assert re.search(r"^USER turnout$", dockerfile, re.MULTILINE)
-    assert re.search(r"^EXPOSE 8000 8002$", dockerfile, re.MULTILINE)
+    assert re.search(r"^EXPOSE 8000 8001 8002$", dockerfile, re.MULTILINE)
     assert "/v2/health/ready" in dockerfile
     for name, value in cli.MALLOC_THRESHOLDS.items():
         assert f"{name}={value}" in dockerfile

@@ -34,6 +34,8 @@ class Server:
     """Where its admin interface is, if it has one."""
     metrics: int = 0
     """The port of its metrics, if it has any."""
+    grpc: int = 0
+    """The port of its gRPC, if it speaks any."""
 
     def resident_mib(self) -> float:
         """Add up the resident memory of the process and of all its children."""

@@ -30,6 +30,10 @@ class Setup:
     models: Sequence[str] = ()
     poll_s: float = 0.0
     metrics: bool = True
+    drift: bool = True
+    grpc: str = "off"
+    """The engine that speaks gRPC."""
+    shared_memory: bool = False
     every_core: bool = False
     """As a user starts it, instead of on the server's one core."""
     state: str = "state"
@@ -70,9 +74,10 @@ class Bench:
     def turnout(self, name: str, setup: Setup) -> Iterator[Server]:
         """Run Turnout until the block ends."""
         ports = server.free_port(), server.free_port(), server.free_port()
+        grpc = server.free_port()
         file = (self.folder / "run" / f"{name}.toml").absolute()
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(toml(settings(setup, *ports, self.state(setup))))
+        file.write_text(toml(settings(setup, *ports, self.state(setup), grpc)))
         cores = self.cores.every if setup.every_core else self.cores.server
         with server.running(
             f"turnout serve{' --local' if setup.local else ''}",
@@ -82,7 +87,8 @@ class Bench:
             file.with_suffix(".log"),
             LOCAL_READY_S_MAX if setup.local else RAY_READY_S_MAX,
         ) as running:
-            yield replace(running, admin=f"http://127.0.0.1:{ports[2]}", metrics=ports[1])
+            admin = f"http://127.0.0.1:{ports[2]}"
+            yield replace(running, admin=admin, metrics=ports[1], grpc=grpc)
 
     def state(self, setup: Setup) -> Path:
         """Return the folder in which what is started so keeps what outlives it."""
@@ -116,11 +122,14 @@ def command(config: Path, *, local: bool) -> list[str]:
     return [*module("serving.cli"), "serve", *(["--local"] if local else []), "--config", str(config)]
 
 
-def settings(setup: Setup, http: int, metrics: int, admin: int, state: Path) -> dict[str, dict[str, Any]]:
+def settings(
+    setup: Setup, http: int, metrics: int, admin: int, state: Path, grpc: int = 0
+) -> dict[str, dict[str, Any]]:
     """Return the configuration, by the names of `serving.config`."""
     addresses = {"http": f"127.0.0.1:{http}", "metrics": f"127.0.0.1:{metrics}"}
+    later = {"admin": f"127.0.0.1:{admin}", "grpc": f"127.0.0.1:{grpc}"}
     return {
-        "server": addresses if setup.checkout else {**addresses, "admin": f"127.0.0.1:{admin}"},
+        "server": addresses if setup.checkout else {**addresses, **later},
         "repository": {
             "path": str(setup.repository.resolve()),
             "models": list(setup.models),
@@ -128,6 +137,8 @@ def settings(setup: Setup, http: int, metrics: int, admin: int, state: Path) -> 
             "state": str(state.resolve()),
         },
         "metrics": {"enabled": setup.metrics},
+        **({} if setup.checkout else {"grpc": {"engine": setup.grpc}, "drift": {"enabled": setup.drift}}),
+        **({"shared_memory": {"enabled": True}} if setup.shared_memory else {}),
         **({"ray": {"replicas": setup.replicas, "cpus": CPUS}} if setup.replicas else {}),
     }
 

@@ -9,27 +9,26 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, FastAPI, Query, Request, Security
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, FastAPI, Query, Security
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
-from router.change import Refused
-from router.entry import BrokenChain, Entry, check_chain
+from router.entry import Entry, check_chain
 from router.history import History
 from router.intent import Intent
-from router.table import NoRoute, known
 from serving.admin.chronicle import chronicle, journal
-from serving.admin.guard import Guard
+from serving.admin.drift import Drifts, ProfileBody, drifts
+from serving.admin.guard import BODY_BYTES_MAX, Guard
+from serving.admin.mistakes import ANSWERS, REFUSED, WRONG, check_known
 from serving.admin.page import page
+from serving.admin.repository import repository
 from serving.admin.terms import (
     AliasBody,
     AllTraffic,
     AuditDocument,
     ChangeBody,
-    ErrorDocument,
     HistoryDocument,
     ModelTraffic,
     PinBody,
@@ -43,12 +42,14 @@ from serving.admin.terms import (
     VerifiedDocument,
 )
 from serving.clock import parse_utc
+from serving.control.ordering import Carried
 from serving.control.receipt import Receipt
-from serving.control.refusals import Lost, Stale
+from serving.control.refusals import Lost
+from serving.drift.store import PROFILE_BYTES_MAX
+from serving.orders import Order
 from serving.resources import SERVER_VERSION
 
-ERRORS_SHOWN_MAX = 8
-DESCRIPTION = """Look at the traffic between versions of models, and change it.
+DESCRIPTION = """Look at the traffic between versions of models, and change it; and see whether it drifts.
 
 Every change answers with a receipt: who acknowledged it, who is missing, and the command that takes it back.
 Every path needs the header `Authorization: Bearer TOKEN`; the token is in a file that only the user can read
@@ -56,20 +57,10 @@ who runs the gateway, and `turnout status` finds it there."""
 TAGS = [
     {"name": "look", "description": "How traffic stands, and what was decided."},
     {"name": "change", "description": "Move traffic. Each answers with a receipt."},
+    {"name": "repository", "description": "Load and unload models, on all replicas."},
+    {"name": "drift", "description": "How far requests and answers are from what was normal."},
     {"name": "audit", "description": "The journal, and whether it is what was written."},
 ]
-WRONG: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorDocument, "description": "Not understood; nothing was changed."},
-    401: {"model": ErrorDocument, "description": "No token, or a wrong one."},
-    403: {"model": ErrorDocument, "description": "Asked under another server's name, or by its page."},
-    404: {"model": ErrorDocument, "description": "There is no such model."},
-}
-REFUSED: dict[int | str, dict[str, Any]] = {
-    409: {"model": ErrorDocument, "description": "It makes no sense as things stand; nothing was changed."},
-    412: {"model": ErrorDocument, "description": "Another revision than `if_revision` is in force."},
-    413: {"model": ErrorDocument, "description": "The body is too large."},
-    503: {"model": ErrorDocument, "description": "The journal cannot be written; nothing was changed."},
-}
 Shadows = Callable[[str], Awaitable[dict[str, Any]]]
 
 
@@ -92,6 +83,9 @@ class Controls(Protocol):
     ) -> Receipt:
         """Make a change, and return when it is known for whom it holds."""
 
+    async def order(self, model: str, order: Order, by: str) -> Carried:
+        """Have a model loaded or unloaded everywhere."""
+
     def status(self, model: str = "") -> dict[str, Any]:
         """Return how traffic stands, of one model or of all."""
 
@@ -103,6 +97,7 @@ def application(
     *,
     hosts: Iterable[str] = (),
     stored: Path | None = None,
+    drift: Drifts | None = None,
 ) -> FastAPI:
     """Return the admin application of a control.
 
@@ -116,6 +111,8 @@ def application(
         IP addresses beyond loopback at which this is asked.
     stored : Path, optional
         The journal's file, to be verified; without it what was read from there is.
+    drift : Drifts, optional
+        What looks after drift.
     """
     app = FastAPI(
         title="Turnout",
@@ -127,14 +124,21 @@ def application(
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in (_looks(control, shadows), _changes(control), _names(control), _audits(control, stored)):
+    routers = [_looks(control, shadows), _changes(control), _names(control), repository(control)]
+    routers.append(_audits(control, stored))
+    for router in (*routers, drifts(lambda model: check_known(control.history, model), drift)):
         app.include_router(router, dependencies=[Security(HTTPBearer(auto_error=False))])
     app.add_api_route("/docs", lambda: HTMLResponse(page(app.openapi())), include_in_schema=False)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's way to have a say in it.
     for error, answer in ANSWERS.items():
         app.add_exception_handler(error, answer)
-    app.add_middleware(Guard, token=token, hosts=tuple(hosts))
+    app.add_middleware(Guard, token=token, hosts=tuple(hosts), body_bytes_max=_body_bytes_max)
     return app
+
+
+def _body_bytes_max(method: str) -> int:
+    # Nothing but a profile is put.
+    return PROFILE_BYTES_MAX if method == "PUT" else BODY_BYTES_MAX
 
 
 def _looks(control: Controls, shadows: Shadows | None) -> APIRouter:
@@ -149,7 +153,7 @@ def _looks(control: Controls, shadows: Shadows | None) -> APIRouter:
     @router.get("/models/{model}/traffic", response_model=ModelTraffic)
     async def traffic_of_a_model(model: str) -> Response:
         """How the traffic of one model stands."""
-        _check_known(control, model)
+        check_known(control.history, model)
         return JSONResponse(control.status(model))
 
     @router.get("/models/{model}/traffic/history", response_model=HistoryDocument)
@@ -157,13 +161,13 @@ def _looks(control: Controls, shadows: Shadows | None) -> APIRouter:
         model: str, at: Annotated[str | None, Query(max_length=64, examples=["2026-11-24T14:05Z"])] = None
     ) -> Response:
         """Who decided what about a model, when and why; with `at`, also what was in force then (UTC)."""
-        _check_known(control, model)
+        check_known(control.history, model)
         return JSONResponse(chronicle(control.history, model, None if at is None else _moment(at)))
 
     @router.get("/models/{model}/shadow")
     async def shadow(model: str) -> Response:
         """How the answers of a model's shadows compare with those that callers got."""
-        _check_known(control, model)
+        check_known(control.history, model)
         if shadows is None:
             raise HTTPException(404, "this gateway compares no shadows")
         return JSONResponse(await shadows(model))
@@ -226,7 +230,7 @@ def _names(control: Controls) -> APIRouter:
 
 
 async def _change(control: Controls, model: str, body: ChangeBody) -> Response:
-    _check_known(control, model)
+    check_known(control.history, model)
     receipt = await control.submit(
         body.intent(model),
         body.by,
@@ -274,12 +278,6 @@ def _kept(history: History) -> list[tuple[Entry, str]]:
     return [(entry, entry.hash) for entry in list(history)]
 
 
-def _check_known(control: Controls, model: str) -> None:
-    routes = control.history.table.routes
-    if model not in routes:
-        raise NoRoute(f"no route for {model[:128]!r}; {known('models', sorted(routes))}")
-
-
 def _moment(text: str) -> int:
     try:
         return parse_utc(text)
@@ -303,54 +301,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 operation["responses"].pop("422", None)
         for name in ("HTTPValidationError", "ValidationError"):
             schema["components"]["schemas"].pop(name, None)
+        schema["components"]["schemas"]["ProfileBody"] = ProfileBody.model_json_schema()
         app.openapi_schema = schema
     return app.openapi_schema
-
-
-def _error(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": reason}, status, headers)
-
-
-def _with(status: int) -> Callable[[Request, Any], Response]:
-    return lambda _request, error: _error(status, str(error))
-
-
-def _failed(_request: Request, _cause: Any) -> Response:
-    return _error(500, "an error of the server's own; its log says more")
-
-
-def _by_protocol(request: Request, error: Any) -> Response:
-    """Answer what the framework refuses: no such path, or not that method."""
-    headers = dict(error.headers or {})
-    if error.status_code == 405:
-        allowed = sorted({*headers.get("Allow", "").split(", ")} - {""})
-        headers["Allow"] = ", ".join([*allowed, *(["HEAD"] if "GET" in allowed else []), "OPTIONS"])
-        if request.method == "OPTIONS":
-            return Response(status_code=204, headers=headers)
-        return _error(405, f"{request.url.path} takes {headers['Allow']}", headers)
-    if error.status_code == 404 and error.detail == "Not Found":
-        return _error(404, "no such path; /openapi.json and /docs list those that there are")
-    return _error(error.status_code, str(error.detail), headers)
-
-
-def _misunderstood(_request: Request, error: Any) -> Response:
-    """Say of each mistake in a request where it is."""
-    told = []
-    for each in error.errors()[:ERRORS_SHOWN_MAX]:
-        where = ".".join(str(part)[:80] for part in each["loc"])
-        told.append(f"{where}: {each['msg'].removeprefix('Value error, ')}")
-    return _error(400, "; ".join(told).encode(errors="replace").decode())
-
-
-ANSWERS: dict[type[Exception], Callable[[Request, Any], Response]] = {
-    HTTPException: _by_protocol,
-    RequestValidationError: _misunderstood,
-    NoRoute: _with(404),
-    Refused: _with(409),
-    BrokenChain: _with(409),
-    Stale: _with(412),
-    Lost: _with(503),
-    ValueError: _with(400),
-    Exception: _failed,
-}
-"""Class to answer, by the nearest one."""

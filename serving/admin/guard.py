@@ -10,14 +10,13 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BODY_BYTES_MAX = 64 * 1024
-TOO_LARGE = f"the body has more than {BODY_BYTES_MAX} bytes"
 
 
 class _Gone(Exception):
@@ -31,10 +30,19 @@ class Guard:
     ----------
     hosts : iterable of str
         IP addresses beyond loopback at which this server is asked. The unspecified one stands for any.
+    body_bytes_max : callable, optional
+        Returns how large a body may be, by the request's method.
     """
 
-    def __init__(self, app: ASGIApp, token: str, hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        token: str,
+        hosts: Iterable[str] = (),
+        body_bytes_max: Callable[[str], int] = lambda _method: BODY_BYTES_MAX,
+    ) -> None:
         self._app = app
+        self._body_bytes_max = body_bytes_max
         self._token = token.encode()
         self._hosts = frozenset(ip for ip in map(_ip, hosts) if ip is not None)
 
@@ -43,23 +51,24 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refused = self._refusal(scope["headers"])
+        bytes_max = self._body_bytes_max(scope["method"])
+        refused = self._refusal(scope["headers"], bytes_max)
         if refused is not None:
             await _refuse(send, *refused)
             return
         try:
-            body = await _body(receive)
+            body = await _body(receive, bytes_max)
         except _Gone:
             return
         if body is None:
-            await _refuse(send, 413, TOO_LARGE)
+            await _refuse(send, 413, _too_large(bytes_max))
             return
         if scope["method"] == "HEAD":
             # The server below drops the body by what it read itself.
             scope = {**scope, "method": "GET"}
         await self._app(scope, _Replay(body, receive), send)
 
-    def _refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, str] | None:
+    def _refusal(self, headers: Iterable[tuple[bytes, bytes]], bytes_max: int) -> tuple[int, str] | None:
         """Return the status and the reason for which a request with these headers may not come in."""
         said: dict[bytes, list[bytes]] = {}
         for name, value in headers:
@@ -75,8 +84,8 @@ class Guard:
         if b"content-encoding" in said:
             return 415, "bodies are read as they are, without Content-Encoding"
         length = said.get(b"content-length", [b"0"])[0]
-        if length.isdigit() and int(length[:20]) > BODY_BYTES_MAX:
-            return 413, TOO_LARGE
+        if length.isdigit() and int(length[:20]) > bytes_max:
+            return 413, _too_large(bytes_max)
         return None
 
     def _is_token(self, credentials: bytes) -> bool:
@@ -114,7 +123,7 @@ class _Replay:
         return {"type": "http.request", "body": body, "more_body": False}
 
 
-async def _body(receive: Receive) -> bytes | None:
+async def _body(receive: Receive, bytes_max: int) -> bytes | None:
     """Return the whole body, or None if it is too large."""
     pieces, size = [], 0
     while True:
@@ -123,10 +132,14 @@ async def _body(receive: Receive) -> bytes | None:
             raise _Gone
         pieces.append(message.get("body", b""))
         size += len(pieces[-1])
-        if size > BODY_BYTES_MAX:
+        if size > bytes_max:
             return None
         if not message.get("more_body", False):
             return b"".join(pieces)
+
+
+def _too_large(bytes_max: int) -> str:
+    return f"the body has more than {bytes_max} bytes"
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:

@@ -15,20 +15,24 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
-from router.change import Change, Refused, SetRoute, is_idle
+from router.change import Refused, is_idle
 from router.entry import Entry
 from router.history import History
-from router.intent import Adopt, Intent, Rollback, Take, decide, undo
+from router.intent import Adopt, Intent, Take, decide, undo
 from router.table import newest_first
 from serving import sockets
 from serving.config import Traffic as Settings
 from serving.control import telling
+from serving.control.inspection import Inspection
+from serving.control.ordering import Carried, Ordering
+from serving.control.preparation import Preparation
 from serving.control.receipt import Receipt, Steps, receipt
 from serving.control.refusals import Lost, Stale
 from serving.control.roster import Outcome, Replica, Roster
 from serving.control.standing import Bank, standing
 from serving.control.telling import Line, Said, table_message
 from serving.journal.journal import Journal, JournalError
+from serving.orders import Order
 from serving.shadow.report import Gatherer
 
 log = logging.getLogger("turnout.control")
@@ -50,6 +54,10 @@ class Control:
         The time, in microseconds of Unix time.
     step : callable
         Told before each step of a change: compare, prepare, hold, journal, publish, receipt.
+    inspection : Inspection, optional
+        What looks after drift.
+    ordering : Ordering, optional
+        What has models loaded and unloaded.
     """
 
     def __init__(
@@ -59,6 +67,8 @@ class Control:
         journal: Journal,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         step: Callable[[str], None] = lambda _step: None,
+        inspection: Inspection | None = None,
+        ordering: Ordering | None = None,
     ) -> None:
         self._settings = settings
         self._folder = folder
@@ -69,12 +79,14 @@ class Control:
         self.term = 0
         fence_s = settings.lease_s if settings.lost_control == "fence" else 0.0
         self.roster = Roster(folder, fence_s, settings.lease_s)
+        self._preparation = Preparation(self.roster, settings.lease_s)
         self._bank = Bank()
         self._shadows = Gatherer()
+        self._inspection = inspection
+        self._ordering = ordering
         self._changing = asyncio.Lock()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._task_last = 0
         self._table_line = b""
         self._held: dict[str, Any] = {}
         """What replicas are told that join while requests are held back."""
@@ -90,6 +102,10 @@ class Control:
         for entry in self._journal.entries[self.history.revision :]:
             self.history.add(entry)  # What the control before this one wrote while it ended.
         self._write_table()
+        if self._inspection is not None:
+            self._inspection.start(self.roster)
+        if self._ordering is not None:
+            self._ordering.start(self.roster, self._settings.lease_s)
         loop = asyncio.get_running_loop()
         door = self._folder / telling.DOOR
         # It gets its name when it already listens: a door that refuses is taken for a dead one.
@@ -112,7 +128,13 @@ class Control:
             replica.line.hang_up()
         for task in self._tasks:
             task.cancel()
-        self._journal.close()
+        if self._ordering is not None:
+            self._ordering.close()
+        try:
+            if self._inspection is not None:
+                await self._inspection.close()
+        finally:
+            self._journal.close()
 
     def status(self, model: str = "") -> dict[str, Any]:
         """Return how traffic stands, of one model or of all, as plain values.
@@ -143,6 +165,13 @@ class Control:
     def replicas(self) -> list[dict[str, Any]]:
         """Return what is known of every replica that lives, as plain values."""
         return self.roster.documents()
+
+    async def order(self, model: str, order: Order, by: str) -> Carried:
+        """Have a model loaded or unloaded everywhere; raises as `Ordering.order`."""
+        if self._ordering is None or self._lost:
+            raise Lost(self._lost or "this control loads and unloads nothing")
+        await self.roster.gather()
+        return await self._ordering.order(model, order, by)
 
     async def submit(
         self,
@@ -195,12 +224,12 @@ class Control:
                     revision = self.history.revision if idle else entry.revision
                     return receipt(entry, revision, outcome, steps, back, unchanged=idle, dry_run=dry_run)
                 steps.begin("prepare")
-                lacking = self._lacking(intent, entry.change)
+                lacking = self._preparation.lacking(intent, entry.change)
                 if not lacking:
                     outcome = await self._commit(entry, steps, atomic=atomic)
                     return receipt(entry, entry.revision, outcome, steps, back)
             # Not while nobody else can make a change: loading may take minutes, and a rollback has none.
-            await self._prepare(lacking, entry.change)
+            await self._preparation.load(lacking, entry.change)
         raise Refused(
             "traffic or replicas changed again and again while it was prepared; look, and ask again"
         )
@@ -230,56 +259,8 @@ class Control:
         steps.begin("receipt")
         return outcome.after(held)
 
-    def _lacking(self, intent: Intent, change: Change) -> list[str]:
-        """Return the replicas that have yet to load what a change needs; `Refused` if that is no option."""
-        if not isinstance(change, SetRoute) or isinstance(intent, Adopt | Take):
-            return []
-        replicas = self.roster.replicas
-        if not replicas:
-            raise Refused("no replica is there that could answer; wait until one is ready")
-        # One that is still starting loads what its table needs before it answers anything, and one that is
-        # silent is not waited for: it acknowledges in time, or is ended.
-        counts = {name: each for name, each in replicas.items() if each.answering} or replicas
-        model, needed = change.model, change.route.versions
-        lacking = [
-            name
-            for name, each in counts.items()
-            if not needed <= set(each.ready.get(model, ())) and not each.is_silent(self._settings.lease_s)
-        ]
-        if lacking and isinstance(intent, Rollback):
-            raise Refused(self._not_ready(model, needed))
-        return lacking
-
-    async def _prepare(self, lacking: list[str], change: Change) -> None:
-        """Have replicas load and warm what a change needs, or refuse it."""
-        assert isinstance(change, SetRoute)
-        model, needed = change.model, sorted(change.route.versions)
-        task = self._task_last = self._task_last + 1
-        for name in lacking:
-            if name in self.roster.replicas:
-                self.roster.replicas[name].line.say("prepare", task=task, model=model, versions=needed)
-        await self.roster.answered(lacking, lambda each: task in each.tasks, self._settings.lease_s)
-        for name in lacking:
-            replica = self.roster.replicas.get(name)
-            faults = replica.tasks.pop(task, {}) if replica is not None else {}
-            if faults:
-                told = "; ".join(f"{model}@{version}: {fault}" for version, fault in faults.items())
-                raise Refused(f"it cannot be loaded: {told}")
-
-    def _not_ready(self, model: str, needed: frozenset[str]) -> str:
-        replicas = self.roster.replicas.values()
-        there = [each for each in replicas if each.answering] or list(replicas)
-        everywhere = [set(each.ready.get(model, ())) for each in there]
-        ready = newest_first(set.intersection(*everywhere))
-        lacking = newest_first(needed - set(ready))
-        return (
-            f"{', '.join(f'{model}@{version}' for version in lacking)} is not ready, and a rollback loads "
-            f"nothing; ready are {', '.join(ready) or 'none'}. To load it first: "
-            f"turnout split {model} {lacking[0]}=0% ..."
-        )
-
     async def _hold(self, model: str) -> Outcome:
-        task = self._task_last = self._task_last + 1
+        task = next(self.roster.tasks)
         self._held = {"task": task, "model": model, "s_max": self._settings.hold_s_max}
         for replica in self.roster.replicas.values():
             replica.line.say("hold", **self._held)
@@ -341,9 +322,13 @@ class Control:
             replica.learn(said)
             replica.revision = 0  # It acknowledges what this control tells it, and nothing else counts.
             self.roster.join(replica)
+            if self._ordering is not None:
+                self._ordering.greet(line)  # Before the table, with which a replica begins to load.
             line.send(self._table_line)
             if self._held:
                 line.say("hold", **self._held)
+            if self._inspection is not None:
+                self._inspection.greet(line)
         found = self.roster.at(line)
         if found is None:
             return
@@ -362,6 +347,10 @@ class Control:
             case {"say": "state"}:
                 found.learn(said)
                 self._look_for_news(found.ready)
+            case {"say": "order" | "carried_out"} if self._ordering is not None:
+                self._ordering.hear(found, said)
+            case _ if self._inspection is not None:
+                self._inspection.hear(found, said)
         self.roster.stir()
 
     def _renew(self, replica: Replica, sent_ns: int) -> None:

@@ -21,7 +21,10 @@ from serving.access import JOURNAL
 from serving.aside import be_prompt
 from serving.config import Config, ConfigError
 from serving.control.control import Control
+from serving.control.inspection import Inspection
+from serving.control.ordering import Ordering
 from serving.journal.journal import Journal, JournalError
+from serving.orders import ORDERS, OrderMistake
 from serving.private import NotPrivate
 from serving.sockets import bound_at
 
@@ -63,7 +66,15 @@ class Desk:
         self._admin = admin
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="turnout-control", daemon=True)
-        self.control = Control(config.traffic, folder, open_journal(config), step=step)
+        self.inspection = open_inspection(config)
+        self.control = Control(
+            config.traffic,
+            folder,
+            open_journal(config),
+            step=step,
+            inspection=self.inspection,
+            ordering=open_ordering(config),
+        )
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -99,6 +110,7 @@ class Desk:
             self.control.shadows,
             hosts=(host.strip("[]"),),
             stored=folder / JOURNAL,
+            drift=self.inspection,
         )
         settings = uvicorn.Config(
             app,
@@ -142,6 +154,22 @@ def open_journal(config: Config) -> Journal:
         return Journal.open(control_folder(config) / JOURNAL)
     except JournalError as error:
         raise ConfigError(str(error)) from None
+
+
+def open_inspection(config: Config) -> Inspection:
+    """Return what looks after drift; `ConfigError` if its files are not private."""
+    try:
+        return Inspection(config.drift, control_folder(config))
+    except (NotPrivate, OSError) as error:
+        raise ConfigError(f"repository.state: {error}") from None
+
+
+def open_ordering(config: Config) -> Ordering:
+    """Return what has models loaded and unloaded; `ConfigError` if its file cannot be used."""
+    try:
+        return Ordering(control_folder(config) / ORDERS)
+    except (NotPrivate, OrderMistake, OSError) as error:
+        raise ConfigError(f"repository.state: {error}") from None
 
 
 def brakes_folder(config: Config) -> Path:

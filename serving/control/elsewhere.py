@@ -8,7 +8,9 @@ from typing import Any
 from router.history import History
 from router.intent import Intent
 from serving.control.control import Control
+from serving.control.ordering import Carried
 from serving.control.receipt import Receipt
+from serving.orders import Order
 
 
 class Elsewhere:
@@ -29,6 +31,11 @@ class Elsewhere:
     async def submit(self, intent: Intent, by: str, why: str, **options: Any) -> Receipt:
         """Make a change, and return when it is known for whom it holds; see `Control.submit`."""
         work = self._control.submit(intent, by, why, **options)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def order(self, model: str, order: Order, by: str) -> Carried:
+        """Have a model loaded or unloaded everywhere; see `Control.order`."""
+        work = self._control.order(model, order, by)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     def status(self, model: str = "") -> dict[str, Any]:

@@ -18,8 +18,11 @@ from serving import sockets
 from serving.config import Traffic as Settings
 from serving.control import telling
 from serving.control.members import Membership
+from serving.control.orderly import Orderly
 from serving.control.telling import Line, Said
+from serving.drift.teller import Teller
 from serving.gateway import Gateway
+from serving.orders import Order
 
 log = logging.getLogger("turnout.link")
 
@@ -29,6 +32,8 @@ STATE_S = 1.0
 """How often the state is told where nothing calls for it."""
 LEASE_PARTS = 4
 """How often a lease is renewed while it lasts."""
+LAST_S_MAX = 2.0
+"""How long the end waits until the last counts are told."""
 ADOPTED_S_MAX = 30.0
 """How long a start waits for the control to give every model that is loaded a route."""
 
@@ -50,6 +55,8 @@ class Link:
         self._folder = folder
         self.name = name
         self._settings = settings
+        self.drift = Teller(gateway.watch)
+        self._orderly = Orderly(gateway.shelf, self._do, self._tell_state)
         self._membership: Membership | None = None
         self._line: Line | None = None
         self._lost = asyncio.Event()
@@ -90,10 +97,16 @@ class Link:
         self._answering = True
         self._tell_state()
 
+    async def order(self, model: str, order: Order) -> None:
+        """Have a model loaded or unloaded on all replicas; raises as `Orderly.pass_on`."""
+        await self._orderly.pass_on(self._line, model, order)
+
     async def close(self) -> None:
-        """Be a member no more."""
+        """Say the last, and be a member no more."""
+        await self._tell_last()
         for task in [*self._tasks, *self._doing]:
             task.cancel()
+        self.drift.close()
         for timer in self._hold_ends.values():
             timer.cancel()
         line, self._line = self._line, None
@@ -123,12 +136,14 @@ class Link:
         self._line = line
         self._heard_ns = monotonic_ns()
         self._told = self._state()
+        self.drift.begin()
         line.say("hello", name=self.name, pid=os.getpid(), **self._told)
 
     def _end(self, line: Line) -> None:
         if self._line is line:
             log.warning("event=control_lost revision=%d", self._traffic.table.revision)
             self._line = None
+        self._orderly.lose()
         self._lost.set()
 
     async def _keep_telling(self) -> None:
@@ -152,6 +167,7 @@ class Link:
                     self._tell_shadows(line)
                 except Exception:  # Else the lease would not be renewed any more.
                     log.exception("event=shadows_not_told")
+                self._do(self.drift.tell(line))
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -159,9 +175,17 @@ class Link:
             "term": self._traffic.term,
             "answering": self._answering,
             "ready": {model: sorted(each) for model, each in self._gateway.shelf.loaded.servables.items()},
+            "digests": self._digests(),
             "brakes": self._braked(),
             "tallies": self._traffic.tallies(),
             "epochs": dict(self._traffic.epochs),
+        }
+
+    def _digests(self) -> dict[str, dict[str, str]]:
+        servables = self._gateway.shelf.loaded.servables
+        return {
+            model: {version: each.spec.artifact.digest for version, each in sorted(versions.items())}
+            for model, versions in servables.items()
         }
 
     def _braked(self) -> dict[str, str]:
@@ -179,6 +203,17 @@ class Link:
         if readings:
             line.say("shadows", told=[[*key, reading.to_json()] for key, reading in readings.items()])
 
+    async def _tell_last(self) -> None:
+        """Tell what was counted to the end, and wait until it is told."""
+        line = self._line
+        if line is None:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_S_MAX):
+                await self.drift.tell(line)
+                while line.transport.get_write_buffer_size() and not line.transport.is_closing():
+                    await asyncio.sleep(RETRY_S)
+
     def _hear(self, line: Line, said: Said) -> None:
         self._heard_ns = monotonic_ns()
         match said:
@@ -195,6 +230,10 @@ class Link:
                 line.say("holding", task=task)
             case {"say": "release", "model": model}:
                 self._release(model)
+            case {"say": "orders" | "carry_out" | "ordered"}:
+                self._orderly.hear(line, said, beginning=not self._traffic.term)
+            case {"say": "profiles" | "drift" | "capture"}:
+                self._do(self.drift.hear(line, said))
 
     def _follow(self, line: Line, said: Said) -> None:
         """Take a table over, and say so. Whatever arrives from here on is answered by it."""

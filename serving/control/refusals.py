@@ -12,3 +12,7 @@ class Stale(Exception):
 
 class Lost(Exception):
     """The journal cannot be written, or another control took over; nothing was changed."""
+
+
+class NoModel(LookupError):
+    """The repository has no model of that name. The message is for the caller."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -39,6 +40,8 @@ class Replica:
     answering: bool = False
     """Whether it is through with its start: before, it loads what its table needs."""
     ready: Mapping[str, list[str]] = field(default_factory=dict)
+    digests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Of the versions that are ready, as far as it told."""
     brakes: Mapping[str, str] = field(default_factory=dict)
     tallies: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
     epochs: Mapping[str, int] = field(default_factory=dict)
@@ -50,6 +53,7 @@ class Replica:
         self.revision = max(self.revision, said["revision"])
         self.answering = said.get("answering", True)
         self.ready, self.brakes = said["ready"], said["brakes"]
+        self.digests = said.get("digests", {})
         self.tallies, self.epochs = said["tallies"], said["epochs"]
 
     def is_silent(self, s_max: float) -> bool:
@@ -101,6 +105,8 @@ class Roster:
         self._began_ns = monotonic_ns()
         self._grace_ns = self._began_ns + int(grace_s * 1e9)
         self.replicas: dict[str, Replica] = {}
+        self.tasks = count(1)
+        """The numbers of what replicas are asked to do."""
         self._by_line: dict[Line, Replica] = {}
         self._moved = asyncio.Event()
 

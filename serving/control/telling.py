@@ -4,13 +4,28 @@ One JSON object a line, over a Unix stream socket in the deployment's private fo
 with `say`; whoever does not know the word ignores it, so that neighbouring releases understand each other.
 
 From a replica
-    hello {name, pid, revision, term, answering, ready, brakes, tallies, epochs}, later `state` with the same
+    hello {name, pid, revision, term, answering, ready, digests, brakes, tallies, epochs}, later `state` with
+    the same: digests are those of the versions that are ready
     acknowledge {revision}, prepared {task, faults}, holding {task}, renew {sent_ns}
     shadows {told}: model, version and reading of each shadow that there is or was
+    drift {told}: model, version, role, tensor and reading of each stream of `serving.drift.reading` whose
+    counts have changed since they were told on this connection
+    order {number, model, order}: a client of this replica's has a model loaded or unloaded; `ordered` answers
+    carried_out {task, fault}: what came of `carry_out`; fault is empty if it was
+    captured {into, error}: what came of a capture; error is empty if there is a file of each stream
 
 From the control
     table {term, revision, routes, aliases, epochs, must, good}
     prepare {task, model, versions}, hold {task, model, s_max}, release {model}, lease {sent_ns, s}
+    orders {orders}: by model what is ordered of it; first of all after a hello, and after each change
+    carry_out {task, model, order}: load or unload a model; null takes the word back that there was
+    ordered {number, kind, error, missing}: what came of an order; kind is empty if it holds
+    profiles {profiles, only}: by model and version the profile that counts from now on, or null for none. A
+    version that is not in it keeps what it has; where there is `only`, a list of [model, version], it has
+    none unless it is in there. After a hello all are told, one by one, and then `only`
+    drift {verdicts}: what `serving.drift.stream.Stream.verdict` says of each stream that has a reference
+    capture {model, version, rows, into}: write the next rows of each stream into a file in that folder; with
+    0 rows, end what was to be written there
 """
 
 from __future__ import annotations
@@ -50,7 +65,8 @@ class Line(asyncio.Protocol):
         self._heard = heard
         self._ended = ended
         self._began = began
-        self._pieces = b""
+        self._pieces: list[bytes] = []
+        self._bytes = 0
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # Set once connected.
         self.peer_pid = 0
 
@@ -67,13 +83,15 @@ class Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Cut what came into messages."""
-        self._pieces += data
         if b"\n" not in data:
-            if len(self._pieces) > LINE_BYTES_MAX:
-                log.error("event=message_too_long bytes=%d", len(self._pieces))
+            self._pieces.append(data)
+            self._bytes += len(data)
+            if self._bytes > LINE_BYTES_MAX:
+                log.error("event=message_too_long bytes=%d", self._bytes)
                 self.transport.abort()
             return
-        *whole, self._pieces = self._pieces.split(b"\n")
+        *whole, rest = b"".join([*self._pieces, data]).split(b"\n")
+        self._pieces, self._bytes = [rest], len(rest)
         for message in whole:
             try:
                 said = orjson.loads(message)

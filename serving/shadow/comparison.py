@@ -76,13 +76,6 @@ class Drop(StrEnum):
     """A fault of ours."""
 
 
-class Death(StrEnum):
-    """Why a shadow's process had to be started anew."""
-
-    CRASHED = "crashed"
-    HUNG = "hung"
-
-
 @dataclass(frozen=True, slots=True)
 class Output:
     """How one output compared. `counts` and `sums` stand as in `kernels.tally`.

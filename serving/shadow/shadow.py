@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from router.table import WHOLE_BP
 from serving.config import Shadow as Settings
+from serving.drift.outlet import Outlets
 from serving.errors import Failed
 from serving.model import ModelSpec
 from serving.shadow import sample
@@ -73,6 +74,8 @@ class Shadow:
         Whether it is the A/A arm: then it gets what this very version answered, else what any other did.
     random : numpy.random.Generator
         Where the rows are drawn from.
+    outlets : Outlets, optional
+        Where its process is to write what it took and gave, for those who count that.
     """
 
     def __init__(
@@ -83,10 +86,12 @@ class Shadow:
         *,
         noise: bool = False,
         random: np.random.Generator | None = None,
+        outlets: Outlets | None = None,
     ) -> None:
         self.spec = spec
         self.version = str(spec.artifact.version)
         self.noise = noise
+        self.outlets = outlets
         self._draw = None
         if share_bp < WHOLE_BP:
             self._draw = Draw(share_bp, random if random is not None else np.random.default_rng())
@@ -96,7 +101,7 @@ class Shadow:
         self._names = tuple(each.name for each in spec.outputs[:OUTPUTS_MAX])
         sides = [side_of(each, rows=spec.rows_max > 0) for each in spec.outputs[:OUTPUTS_MAX]]
         self._board = Board(sides)
-        self._process = ShadowProcess(spec, sides, settings, self._ring, self._board)
+        self._process = ShadowProcess(spec, sides, settings, self._ring, self._board, outlets)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._publishing: asyncio.TimerHandle | None = None
         self._broke = False

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from router.table import RoutingTable
 from serving.config import Shadow as Settings
+from serving.drift.outlet import Outlets
+from serving.drift.view import Look
 from serving.model import ModelSpec
 from serving.shadow.comparison import ShadowReading
+from serving.track import Tap
 
 if TYPE_CHECKING:
     from serving.servable import Servable
@@ -23,6 +26,19 @@ ENDED_MAX = 256
 """Shadows that ended whose counts are kept; the oldest goes first."""
 
 
+class Counted(Protocol):
+    """Whoever counts what shadows take and give, and therefore wants their rows."""
+
+    def looks(self, spec: ModelSpec) -> tuple[Look, ...]:
+        """Return which tensors it wants, and how."""
+
+    def outlets(self, spec: ModelSpec) -> Outlets:
+        """Return where a shadow's process is to write them."""
+
+    def release(self, outlets: Outlets) -> None:
+        """Note that the process is gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A shadow as the routing table has it. `noise` is a version that shadows itself."""
@@ -30,13 +46,21 @@ class Wanted:
     spec: ModelSpec
     share_bp: int
     noise: bool
+    looks: tuple[Look, ...] = ()
 
 
 class Shadows:
-    """The shadows of all models. On the engine's event loop."""
+    """The shadows of all models. On the engine's event loop.
 
-    def __init__(self, settings: Settings) -> None:
+    Parameters
+    ----------
+    settings : serving.config.Shadow
+    counted : Counted, optional
+    """
+
+    def __init__(self, settings: Settings, counted: Counted | None = None) -> None:
         self._settings = settings
+        self._counted = counted
         self._running: dict[Key, tuple[Wanted, Shadow]] = {}
         self._ended: dict[Key, ShadowReading] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -46,7 +70,7 @@ class Shadows:
 
     def follow(self, table: RoutingTable, servables: Mapping[str, Mapping[str, Servable]]) -> None:
         """Run the shadows that the table has, of what is loaded, and no others."""
-        wanted = dict(_wanted(table, servables))
+        wanted = {key: self._looked_at(each) for key, each in _wanted(table, servables)}
         for key, (as_it_is, shadow) in list(self._running.items()):
             if wanted.get(key) != as_it_is:
                 del self._running[key]
@@ -56,10 +80,14 @@ class Shadows:
                 self._begin(key, each)
         for model, versions in servables.items():
             shadows = [shadow for (of, _), (_, shadow) in self._running.items() if of == model]
-            for version, servable in versions.items():
-                servable.lane.taps = [partial(shadow.tap, primary_version=version) for shadow in shadows]
+            for servable in versions.values():
                 for shadow in shadows:
                     shadow.introduce(servable.spec)
+
+    def taps(self, model: str, version: str) -> list[Tap]:
+        """Return what the lane of a version is to show its batches to."""
+        shadows = [shadow for (of, _), (_, shadow) in self._running.items() if of == model]
+        return [partial(shadow.tap, primary_version=version) for shadow in shadows]
 
     async def close(self) -> None:
         """End them all; returns when their processes are gone."""
@@ -80,16 +108,23 @@ class Shadows:
     def _begin(self, key: Key, wanted: Wanted) -> None:
         from serving.shadow.shadow import Shadow
 
-        shadow = Shadow(wanted.spec, wanted.share_bp, self._settings, noise=wanted.noise)
+        outlets = self._counted.outlets(wanted.spec) if self._counted is not None else None
+        shadow = Shadow(wanted.spec, wanted.share_bp, self._settings, noise=wanted.noise, outlets=outlets)
         self._running[key] = (wanted, shadow)
         self._do(shadow.start())
 
     async def _end(self, key: Key, shadow: Shadow) -> None:
         await shadow.close()
+        if self._counted is not None and shadow.outlets is not None:
+            self._counted.release(shadow.outlets)
         last = shadow.reading()
         self._ended[key] = self._ended.pop(key) + last if key in self._ended else last
         if len(self._ended) > ENDED_MAX:
             del self._ended[next(iter(self._ended))]
+
+    def _looked_at(self, wanted: Wanted) -> Wanted:
+        looks = self._counted.looks(wanted.spec) if self._counted is not None else ()
+        return replace(wanted, looks=looks)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

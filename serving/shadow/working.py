@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kernels.histogram import bins_ns
 from serving import confine
+from serving.drift.outlet import outlets
 from serving.model import Device
 from serving.shadow import board as b
 from serving.shadow import sample
@@ -47,6 +48,7 @@ class Task:
     rows_max: int
     age_ns_max: int
     memory_bytes_max: int
+    outlets: list[dict[str, Any]]
 
     @property
     def takes(self) -> list[TensorSpec]:
@@ -91,6 +93,8 @@ class Shadowing:
         self._new_contrast: Callable[[], Contrast] = partial(Contrast, self._outputs)
         self._unseen: set[int] = set()
         self._said = False
+        self._outlets = outlets(task.outlets)
+        self._names = [each.name for each in self._outputs]
         from serving.session import Session, Stop, open_onnx
 
         confine.write_no_files()
@@ -150,6 +154,8 @@ class Shadowing:
             outputs, run_ns = self._run(taken)
         finally:
             self._desk[b.SINCE_NS] = 0
+        for outlet in self._outlets:
+            outlet.put(taken.feeds, dict(zip(self._names, outputs, strict=True)))
         if any(outputs[at].shape != made.shape for at, made in taken.made):
             sheet.words[b.MISFIT] += taken.rows or 1
             return

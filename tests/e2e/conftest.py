@@ -27,7 +27,7 @@ class Served:
     """The command `turnout serve` on Ray, and what a test may do to it."""
 
     def __init__(self, folder: Path) -> None:
-        self.http, self.metrics, self.admin = _free_port(), _free_port(), _free_port()
+        self.http, self.grpc, self.metrics, self.admin = (_free_port() for _ in range(4))
         self._log = folder / "serve.log"
         self.models = folder / "models"
         (self.models / "twice" / "1").mkdir(parents=True)
@@ -35,7 +35,7 @@ class Served:
         self.config = config = folder / "turnout.toml"
         config.write_text(
             f'[server]\nhttp = "127.0.0.1:{self.http}"\nmetrics = "127.0.0.1:{self.metrics}"\n'
-            f'admin = "127.0.0.1:{self.admin}"\n'
+            f'grpc = "127.0.0.1:{self.grpc}"\nadmin = "127.0.0.1:{self.admin}"\n'
             f'[repository]\npath = "{self.models}"\nstate = "{folder / "state"}"\n'
             "[ray]\nhealth_s = 0.5\n"
         )

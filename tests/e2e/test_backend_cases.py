@@ -9,22 +9,27 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import tritonclient.grpc
 from numpy.typing import NDArray
 from tritonclient.http import InferenceServerClient
 
 from serving.wire import BY_ONNX_TYPE
+from tests.e2e import talking_rpc
 from tests.e2e.asking import ask, directly, same
 from tests.models import place
 from tests.running import Running
 
 STRIDE = 1 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 4
 """Every fourth of the 1,884 cases by name: all of them take a minute where two cores are busy."""
+READY_S_MAX = 600.0
+"""All cases are 2,515 models, each of which is tried before it is served: four minutes on a busy machine."""
 MADE_UP = "its first run failed"
 """How admission refuses a graph of fixed shapes that does not take zeros and ones: it wants real values."""
 
@@ -99,7 +104,7 @@ def running(
     folder = tmp_path_factory.mktemp("cases")
     for case in [*cases.values(), *opened.values()]:
         place(folder / "models", case.name, 1, case.model)
-    with Running(folder / "models", folder / "state") as running:
+    with Running(folder / "models", folder / "state", ready_s_max=READY_S_MAX) as running:
         yield running
 
 
@@ -110,8 +115,11 @@ def served(running: Running, cases: dict[str, Case], opened: dict[str, Case]) ->
     return [case for case in [*cases.values(), *opened.values()] if case.name in loaded]
 
 
-def test_admission_refuses_none_but_those_that_want_real_values(running, cases, opened):
+def test_admission_refuses_none_but_those_that_want_real_values(
+    running, cases, opened, record_testsuite_property
+):
     refused = {model: reason for (model, _), (state, reason) in running.index().items() if state != "READY"}
+    record_testsuite_property("refused at admission", len(refused))
     assert all(MADE_UP in reason for reason in refused.values()), refused
     assert not set(refused) & set(opened)
     assert len(refused) <= len(cases) // 20, refused
@@ -125,32 +133,57 @@ def test_there_are_hundreds_of_them_and_every_datatype(served):
     assert spoken >= set(BY_ONNX_TYPE) - {"tensor(bfloat16)"}
 
 
-def _wrong(
-    served: list[Case], running: Running, binary: bool, alike: Callable[[Any, NDArray[Any]], bool]
-) -> dict[str, str]:
+def _wrong(served: list[Case], asked: Callable[[Case], Any]) -> dict[str, str]:
     """Ask for every case alone and return what came out wrong, by name."""
     wrong = {}
-    with InferenceServerClient(running.http) as client:
-        for case in served:
-            try:
-                result = ask(client, case.name, case.inputs, *case.outputs, binary=binary)
-            except Exception as error:  # Whatever it is, it belongs into the list.
-                wrong[case.name] = str(error)
-                continue
-            for name, want in case.outputs.items():
-                if not alike(result.as_numpy(name), want):
-                    wrong[case.name] = f"{name}: {result.as_numpy(name)!r} instead of {want!r}"
+    for case in served:
+        try:
+            result = asked(case)
+        except Exception as error:  # Whatever it is, it belongs into the list.
+            wrong[case.name] = str(error)
+            continue
+        for name, want in case.outputs.items():
+            if not same(result.as_numpy(name), want):
+                wrong[case.name] = f"{name}: {result.as_numpy(name)!r} instead of {want!r}"
     return wrong
 
 
-def test_in_binary_every_bit_is_onnx_runtime_s(served, running):
-    assert _wrong(served, running, True, same) == {}
+@pytest.fixture
+def count(record_testsuite_property) -> Callable[[str, list[Case], dict[str, str]], None]:
+    """Return what leaves a protocol's counts in the report, where the benchmark reads them."""
+
+    def count(protocol: str, asked: list[Case], wrong: dict[str, str]) -> None:
+        record_testsuite_property(f"asked: {protocol}", len(asked))
+        record_testsuite_property(f"right: {protocol}", len(asked) - len(wrong))
+
+    return count
 
 
-def test_in_json_every_number_is_what_onnx_runtime_says(served, running):
+def _wrong_over_http(served: list[Case], running: Running, *, binary: bool) -> dict[str, str]:
+    with InferenceServerClient(running.http) as client:
+        return _wrong(served, lambda case: ask(client, case.name, case.inputs, *case.outputs, binary=binary))
+
+
+def test_in_binary_every_bit_is_onnx_runtime_s(served, running, count):
+    wrong = _wrong_over_http(served, running, binary=True)
+    count("binary", served, wrong)
+    assert wrong == {}
+
+
+def test_over_grpc_every_bit_is_onnx_runtime_s(served, running, count):
+    with tritonclient.grpc.InferenceServerClient(running.grpc) as client:
+        asked = partial(talking_rpc.ask, client)
+        wrong = _wrong(served, lambda case: asked(case.name, case.inputs, *case.outputs))
+    count("gRPC", served, wrong)
+    assert wrong == {}
+
+
+def test_in_json_every_number_is_what_onnx_runtime_says(served, running, count):
     sayable = [case for case in served if all(map(_finite, [*case.inputs.values(), *case.outputs.values()]))]
     assert len(sayable) > len(served) * 0.9
-    assert _wrong(sayable, running, False, same) == {}
+    wrong = _wrong_over_http(sayable, running, binary=False)
+    count("JSON", sayable, wrong)
+    assert wrong == {}
 
 
 def _finite(array: NDArray[Any]) -> bool:

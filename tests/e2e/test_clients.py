@@ -107,12 +107,9 @@ def test_the_index_names_every_version_and_why_one_is_missing(client):
 
 
 NOT_OFFERED: dict[str, tuple[Callable[[InferenceServerClient], Any], str]] = {
-    "statistics": (lambda client: client.get_inference_statistics(), "501"),
-    "statistics of a model": (lambda client: client.get_inference_statistics("mlp", "1"), "501"),
     "trace settings": (lambda client: client.get_trace_settings(), "501"),
     "trace settings of a model": (lambda client: client.update_trace_settings("mlp", {}), "501"),
-    "log settings": (lambda client: client.get_log_settings(), "501"),
-    "new log settings": (lambda client: client.update_log_settings({"log_info": True}), "501"),
+    "new log settings": (lambda client: client.update_log_settings({"log_info": True}), "401"),
     "system memory": (lambda client: client.register_system_shared_memory("r", "/k", 64), "501"),
     "system memory status": (lambda client: client.get_system_shared_memory_status("r"), "501"),
     "all system memory": (lambda client: client.unregister_system_shared_memory(), "501"),
@@ -292,7 +289,15 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "an unknown output": ({"outputs": wanted("z")}, "400", "no output 'z'"),
     "shared memory in": ({"inputs": [_shared()]}, "501", "shared memory"),
     "shared memory out": ({"outputs": [_shared_output()]}, "501", "shared memory"),
-    "classes": ({"outputs": [InferRequestedOutput("y", class_count=2)]}, "501", "classification"),
+    "classes of words": (
+        {
+            "model_name": "words",
+            "inputs": given({"x": np.array(["a"], object)}),
+            "outputs": [InferRequestedOutput("y", class_count=2)],
+        },
+        "400",
+        "classification takes numbers",
+    ),
     "a sequence": ({"sequence_id": 5, "sequence_start": True}, "400", "sequences are not supported"),
     "not UTF-8": ({"model_name": "words", "inputs": [_not_utf8()]}, "400", "UTF-8"),
     "NaN in JSON": ({"inputs": given({"x": X * np.nan}, binary=False)}, "400", "JSON"),

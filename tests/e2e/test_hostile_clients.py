@@ -60,7 +60,8 @@ class Served:
         models.place(folder / "models", "words", 1, models.identity("BYTES"))
         config = folder / "turnout.toml"
         config.write_text(
-            '[server]\nhttp = "127.0.0.1:0"\nmetrics = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\ndrain_s_max = 2\n'
+            '[server]\nhttp = "127.0.0.1:0"\ngrpc = "127.0.0.1:0"\nmetrics = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\n'
+            "drain_s_max = 2\n"
             f'[repository]\npath = "{folder / "models"}"\nstate = "{folder / "state"}"\n'
             f"[limits]\nbody_bytes_max = {16 << 20}\nbodies_bytes_max = {128 << 20}\n"
             "receive_s_max = 1.0\nsend_s_max = 1.0\n"
@@ -75,9 +76,9 @@ class Served:
         assert eventually(
             lambda: "turnout: ready" in self.log.read_text() or not self.process.is_running(), 60
         )
-        said = re.search(r"HTTP on (\S+), metrics on (\S+),", self.log.read_text())
+        said = re.search(r"HTTP on (\S+), gRPC on (\S+), metrics on (\S+),", self.log.read_text())
         assert said, self.log.read_text()
-        self.http, self.metrics = said[1], said[2]
+        self.http, self.metrics = said[1], said[3]
 
     def connect(self, timeout_s: float = 10.0) -> socket.socket:
         host, port = self.http.rsplit(":", 1)

@@ -23,7 +23,11 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+import tritonclient.grpc
 import tritonclient.http
+from tritonclient.utils import InferenceServerException
+
+from tests.e2e import talking_rpc
 
 from .conftest import Served
 
@@ -134,6 +138,26 @@ def test_an_unmodified_tritonclient_infers(served: Served) -> None:
         answer = client.infer("twice", [x], request_id="of mine")
     np.testing.assert_array_equal(answer.as_numpy("y"), 2 * rows)
     assert answer.get_response()["id"] == "of mine"
+
+
+def test_grpc_is_answered_by_a_replica_and_again_when_that_died(served: Served) -> None:
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{served.grpc}") as client:
+        for _ in range(2):
+            _wait(lambda: _doubles(client))
+            [replica] = served.replicas()
+            replica.kill()
+            replica.wait(10)
+        _wait(lambda: _doubles(client))
+
+
+def _doubles(client: tritonclient.grpc.InferenceServerClient) -> bool:
+    x = np.arange(4, dtype=np.float32).reshape(1, 4)
+    try:
+        result = talking_rpc.ask(client, "twice", {"x": x}, client_timeout=5)
+    except InferenceServerException as error:
+        assert error.status() == "StatusCode.UNAVAILABLE", error
+        return False
+    return np.array_equal(result.as_numpy("y"), 2 * x)
 
 
 def test_metrics_are_told_on_their_own_port(served: Served) -> None:
@@ -255,6 +279,16 @@ def _route(served: Served) -> str:
     return str(route)
 
 
+def test_a_model_is_unloaded_and_loaded_on_ray(served: Served) -> None:
+    done = served.turnout("unload", "twice", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["done"]) == 1
+    with pytest.raises(AssertionError, match="'twice.' is unloaded"):
+        _route(served)
+    assert served.turnout("load", "twice").returncode == 0
+    assert _route(served).endswith(";static")
+
+
 def test_a_killed_control_costs_no_request_and_its_successor_knows_everything(served: Served) -> None:
     [replica] = served.replicas()
     before = json.loads(served.turnout("status", "--json").stdout)
@@ -271,6 +305,27 @@ def test_a_killed_control_costs_no_request_and_its_successor_knows_everything(se
     assert after["term"] > before["term"]
     assert [each.pid for each in served.replicas()] == [replica.pid]
     assert served.turnout("unpin", "twice").returncode == 0
+
+
+def test_drift_is_counted_on_ray_and_a_killed_control_counts_nothing_twice(served: Served) -> None:
+    before = _counted(served)
+    for _ in range(20):
+        _route(served)
+    _wait(lambda: _counted(served) == before + 20)
+    control = served.control()
+    control.send_signal(signal.SIGKILL)
+    control.wait(10)
+    _route(served)
+    _wait(lambda: _counted(served) == before + 21, 60)
+
+
+def _counted(served: Served) -> int:
+    """Return how many rows of inputs are counted; -1 while nobody answers."""
+    done = served.turnout("drift", "twice", "--json")
+    if done.returncode:
+        return -1
+    streams = [each for version in json.loads(done.stdout)["versions"] for each in version["streams"]]
+    return sum(each["rows"] for each in streams if each["of"] == "input")
 
 
 def test_a_second_gateway_on_the_same_port_says_so_at_once(served: Served) -> None:

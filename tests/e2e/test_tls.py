@@ -7,14 +7,18 @@ import datetime as dt
 import ipaddress
 import ssl
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
+import tritonclient.grpc
 import tritonclient.http.aio
 from tritonclient.http import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
+from tests.e2e import talking_rpc
 from tests.e2e.asking import ask, given, same
 from tests.models import identity, place
 from tests.running import Running, get
@@ -75,6 +79,21 @@ def test_tritonclient_asks_over_tls(running, certificate):
             assert same(ask(client, "echo", {"x": X}, "y", binary=binary).as_numpy("y"), X)
         large = np.random.default_rng(0).standard_normal((2, 1 << 19)).astype(np.float32)
         assert same(ask(client, "echo", {"x": large}).as_numpy("y"), large)
+
+
+def test_tritonclient_asks_over_grpc_and_tls(running, certificate):
+    with tritonclient.grpc.InferenceServerClient(
+        running.grpc, ssl=True, root_certificates=str(certificate[0])
+    ) as client:
+        assert client.is_server_ready()
+        assert same(talking_rpc.ask(client, "echo", {"x": X}).as_numpy("y"), X)
+
+
+def test_a_grpc_client_that_does_not_trust_the_certificate_or_speaks_plainly_gets_no_answer(running):
+    for secured in (True, False):
+        client = tritonclient.grpc.InferenceServerClient(running.grpc, ssl=secured)
+        with closing(client), pytest.raises(InferenceServerException, match="UNAVAILABLE"):
+            client.is_server_live(client_timeout=10)
 
 
 def test_async_infer_and_aio_ask_over_tls(running, certificate):

@@ -15,6 +15,7 @@ from router.table import Sticky
 from serving.admin.guard import BODY_BYTES_MAX, Guard
 from serving.admin.terms import AllTraffic, AuditDocument, HistoryDocument, ModelTraffic, ReceiptDocument
 from serving.control.receipt import Receipt
+from serving.orders import Order
 from tests.controlling import TOKEN, Administered, Deciding
 
 SPLIT = {"weights": {"8": "5%", "7": "95%"}, "why": "canary of 8"}
@@ -23,6 +24,11 @@ PATHS = [
     ("GET", "/v2/models/digits/traffic"),
     ("GET", "/v2/models/digits/traffic/history"),
     ("GET", "/v2/models/digits/shadow"),
+    ("GET", "/v2/models/digits/drift"),
+    ("GET", "/v2/models/digits/versions/7/profile"),
+    ("PUT", "/v2/models/digits/versions/7/profile"),
+    ("DELETE", "/v2/models/digits/versions/7/profile"),
+    ("POST", "/v2/models/digits/versions/7/profile/freeze"),
     ("GET", "/v2/audit"),
     ("GET", "/v2/audit/verify"),
     ("GET", "/docs"),
@@ -32,6 +38,8 @@ PATHS = [
     ("OPTIONS", "/v2/traffic"),
     ("POST", "/v2/models/digits/traffic/rollback"),
     ("POST", "/v2/models/digits/traffic/split"),
+    ("POST", "/v2/repository/models/digits/load"),
+    ("POST", "/v2/repository/models/digits/unload"),
     ("DELETE", "/v2/models/digits/traffic"),
 ]
 
@@ -64,6 +72,7 @@ def test_without_the_token_nobody_learns_or_changes_anything(served, method, pat
         assert (status, headers["www-authenticate"]) == (401, 'Bearer realm="turnout"')
         assert method == "HEAD" or "Authorization: Bearer TOKEN" in answer["error"]
     assert not served.control.asked
+    assert not served.control.ordered
 
 
 @given(st.binary(max_size=60))
@@ -386,18 +395,14 @@ def test_paths_and_methods_that_there_are_not_have_errors_of_the_one_shape(serve
 def test_the_description_is_whole(served):
     _, schema, _ = served.call("GET", "/openapi.json")
     assert schema["info"]["version"] == "0.1.0"
-    operations = [
-        (path, method, operation)
-        for path, each in schema["paths"].items()
-        for method, operation in each.items()
-    ]
-    assert len(operations) == 14
-    assert len({operation["operationId"] for _, _, operation in operations}) == 14
-    for path, method, operation in operations:
+    operations = [(path, operation) for path, each in schema["paths"].items() for operation in each.values()]
+    assert len(operations) == 21
+    assert len({operation["operationId"] for _, operation in operations}) == 21
+    for path, operation in operations:
         assert operation["description"] and operation["summary"], path
         assert operation["security"] == [{"HTTPBearer": []}]
         assert "401" in operation["responses"] and "422" not in operation["responses"]
-        if method == "post":
+        if "change" in operation["tags"]:
             answer = operation["responses"]["200"]["content"]["application/json"]["schema"]
             assert answer == {"$ref": "#/components/schemas/ReceiptDocument"}
             assert {"400", "404", "409", "412", "503"} <= set(operation["responses"])
@@ -421,14 +426,16 @@ def table(text: str, heading: str) -> list[list[str]]:
 def test_the_page_lists_every_path_with_its_fields_and_no_other(root, served):
     schema = served.app.openapi()
     text = (root / "docs" / "reference" / "traffic.md").read_text()
+    drift = (root / "docs" / "reference" / "drift.md").read_text()
     common = {"by", "if_revision", "dry_run", "atomic"}
-    told = {row[0].strip("`"): {*re.findall(r"`(\w+)`", row[1])} for row in table(text, "Paths")}
+    loading = (root / "docs" / "reference" / "loading.md").read_text()
+    rows = [row for page in (text, drift, loading) for row in table(page, "Paths") if " " in row[0]]
+    told = {row[0].strip("`"): {*re.findall(r"`(\w+)`", row[1])} for row in rows}
     there = {"GET /docs": set(), "GET /openapi.json": set()}
-    for path, method in product(schema["paths"], ("get", "post")):
+    for path, method in product(schema["paths"], ("get", "post", "put", "delete")):
         if operation := schema["paths"][path].get(method):
-            there[f"{method.upper()} {path}"] = {each["name"] for each in operation.get("parameters", ())} - {
-                "model"
-            }
+            asked = operation.get("parameters", ())
+            there[f"{method.upper()} {path}"] = {each["name"] for each in asked if each["in"] == "query"}
             said = str(operation.get("requestBody", {}).get("content", {}))
             if name := re.search(r"#/components/schemas/(\w+)", said):
                 there[f"{method.upper()} {path}"] = (
@@ -452,3 +459,47 @@ def test_the_page_lists_the_statuses(root, served):
         for status in o["responses"]
     }
     assert {row[0] for row in table(text, "Statuses")} == described | {"204", "405", "415", "500"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "order"),
+    [
+        ("load", None, Order()),
+        ("load", {}, Order()),
+        ("load", {"parameters": {"config": "{}"}, "by": "ann"}, Order(config="{}")),
+        ("unload", None, Order(loaded=False)),
+        ("unload", {"parameters": {"unload_dependents": True}}, Order(loaded=False)),
+    ],
+)
+def test_models_are_loaded_and_unloaded_with_tritons_bodies(served, verb, body, order):
+    status, answer, _ = served.call("POST", f"/v2/repository/models/digits/{verb}", body)
+    assert status == 200, answer
+    assert served.control.ordered == [("digits", order, (body or {}).get("by", "admin"))]
+    assert answer == {
+        "model": "digits",
+        "loaded": order.loaded,
+        "configured": bool(order.config),
+        "done": ["r1", "r2"],
+        "missing": [],
+        "ms": 1.25,
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        ("nobody/load", None, 404, "the repository has no model of this name"),
+        ("broken/load", None, 409, "it is broken"),
+        (
+            "digits/load",
+            {"parameters": {"file:1/model.onnx": "AA"}},
+            400,
+            "models are not taken from a request",
+        ),
+        ("digits/load", {"config": "{}"}, 400, "unknown field 'config'"),
+        ("digits/unload", {"parameters": {"config": "{}"}}, 400, "unknown parameter 'config'"),
+    ],
+)
+def test_what_cannot_be_loaded_is_answered_with_why(served, path, body, status, words):
+    got, answer, _ = served.call("POST", f"/v2/repository/models/{path}", body)
+    assert (got, words in answer["error"]) == (status, True), answer

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tritonclient.http import InferResult
 
 from serving import answer, calls
-from serving.errors import Failed, Invalid, Unsupported
+from serving.errors import Failed, Invalid
 from serving.wire import DATATYPES, InferRequest, Results, TensorOut, TensorSpec
 
 
@@ -172,13 +172,6 @@ def test_an_output_that_the_model_has_not_is_refused_with_those_that_it_has():
     results = results_of({"y": ("FP32", np.zeros(1, np.float32)), "z": ("FP32", np.zeros(1, np.float32))})
     with pytest.raises(Invalid, match="the model has no output 'q'; its outputs are: y, z"):
         answer.frame(asking((TensorOut("q"),)), results, 0, 0)
-
-
-def test_classification_is_not_offered_yet():
-    with pytest.raises(Unsupported, match="classification of 'y' is not offered"):
-        answer.frame(
-            asking((TensorOut("y", classes=2),)), results_of({"y": ("FP32", np.zeros(1, np.float32))}), 0, 0
-        )
 
 
 @pytest.mark.parametrize("names", ["y", "yz"])

@@ -17,7 +17,7 @@ import tritonclient.http
 from serving import cli
 from serving.config import Config, ConfigError
 
-HTTP, METRICS, ADMIN = "127.0.0.1:8123", "127.0.0.1:8124", "127.0.0.1:8125"
+HTTP, GRPC, METRICS, ADMIN = (f"127.0.0.1:{port}" for port in range(8123, 8127))
 HEAVY = {"numpy", "onnxruntime", "pydantic", "ray", "sklearn"}
 
 
@@ -34,7 +34,7 @@ def serve_with(monkeypatch: pytest.MonkeyPatch, name: str, run) -> list[Config]:
     module = types.ModuleType(f"serving.{name}")
     module.run = lambda config, announce=lambda *_: None: (
         seen.append(config),
-        announce(HTTP, METRICS, ADMIN),
+        announce(HTTP, GRPC, METRICS, ADMIN),
         run(),
     )
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -119,7 +119,7 @@ def test_relative_paths_are_meant_from_where_the_command_is_given(monkeypatch, t
     [
         (
             OSError(errno.EADDRINUSE, "taken"),
-            "cannot listen on 127.0.0.1:8000, 127.0.0.1:8002 and 127.0.0.1:8003: Address already",
+            "cannot listen on 127.0.0.1:8000, 127.0.0.1:8001, 127.0.0.1:8002 and 127.0.0.1:8003: Address already",
         ),
         (ConfigError("engine.device = 'gpu': this machine has none"), "engine.device = 'gpu'"),
     ],

@@ -20,6 +20,7 @@ from serving.access import control_folder, place, token
 from serving.admin.audit import verify
 from serving.config import load
 from serving.journal.journal import Journal
+from serving.orders import Order
 from serving.traffic import read_brakes
 from tests.controlling import Administered, Deciding, announced
 
@@ -123,6 +124,34 @@ def test_each_verb_asks_for_what_it_says(turnout, served, command, intent):
     assert "dry run, nothing was done" in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("command", "order", "says"),
+    [
+        ("load digits", Order(), "digits: loaded, in 1.2 ms"),
+        (
+            "load models:/digits --override own.json",
+            Order(config="{}"),
+            "digits: loaded, with a configuration",
+        ),
+        ("unload digits --by ann", Order(loaded=False), "digits: unloaded, in 1.2 ms"),
+    ],
+)
+def test_models_are_loaded_and_unloaded(turnout, served, tmp_path, monkeypatch, command, order, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.json").write_text("{}")
+    code, lines, complaint = turnout(*command.split())
+    assert (code, complaint) == (0, "")
+    assert served.control.ordered == [("digits", order, "ann" if "ann" in command else LOGIN)]
+    assert lines[0].startswith(says)
+    assert lines[1:] == ["  done  r1, r2"]
+
+
+def test_a_replica_that_did_not_say_that_it_has_loaded_is_code_one(turnout, served):
+    served.control.missing = ("r2",)
+    code, lines, _ = turnout("load", "digits")
+    assert (code, lines[1:]) == (1, ["  done     r1", "  missing  r2"])
+
+
 def test_a_change_is_told_with_the_command_that_undoes_it(turnout, served):
     code, lines, _ = turnout("split", "digits", "8=5%", "7=95%", "--why", "canary of 8")
     assert code == 0
@@ -176,6 +205,8 @@ def test_what_was_so_already_says_so(turnout, served):
         ("status digit", 2, "no route for 'digit'"),
         ("shadow digits", 2, "compares no shadows"),
         ("history digits --at noon", 2, "query.at: 'noon' is no moment"),
+        ("load nobody", 2, "nobody: the repository has no model of this name"),
+        ("load broken", 1, "broken: version 1: it is broken"),
     ],
 )
 def test_a_no_is_code_one_and_a_mistake_code_two(turnout, served, command, code, says):
@@ -213,6 +244,8 @@ def test_a_no_is_code_one_and_a_mistake_code_two(turnout, served, command, code,
         ("brake ../digits", "names no model"),
         ("status --admin http://127.0.0.1:1", "put it into TURNOUT_TOKEN"),
         ("status --config absent.toml", "absent.toml: No such file"),
+        ("load digits --override /no/such.json", "/no/such.json: No such file or directory"),
+        ("unload digits@7", "here a model is meant"),
     ],
 )
 def test_a_mistake_is_told_before_anybody_is_asked(turnout, served, command, says):

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from kernels.histogram import BINS
 from kernels.tally import COUNTS, LARGEST_FLOAT, SUMS, side
+from serving.keeper import Death
 from serving.ledger import Durations
 from serving.shadow import board
 from serving.shadow.board import ARMS_MAX, Board
-from serving.shadow.comparison import OTHERS, Death, Drop, Output, Pair, ShadowReading, side_of
+from serving.shadow.comparison import OTHERS, Drop, Output, Pair, ShadowReading, side_of
 from serving.wire import DATATYPES, TensorSpec
 
 few = st.integers(0, 1000)

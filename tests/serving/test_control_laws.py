@@ -46,12 +46,16 @@ class Died(BaseException):
     """What ends a control in the middle of a step."""
 
 
+def servable(version: str) -> Any:
+    return SimpleNamespace(spec=SimpleNamespace(artifact=SimpleNamespace(digest=version)))
+
+
 class Shelf:
     """A shelf that has every version at once."""
 
     def __init__(self, traffic: Traffic) -> None:
         self.keeping = Keeping()
-        versions: Any = {"m": {version: f"servable {version}" for version in VERSIONS}}
+        versions: Any = {"m": {version: servable(version) for version in VERSIONS}}
         self.loaded = SimpleNamespace(servables=versions)
         traffic.carry(versions)
 
@@ -100,7 +104,8 @@ class World:
     def start_replica(self) -> None:
         traffic = Traffic(1000)
         shadows = SimpleNamespace(readings=dict)
-        gateway: Any = SimpleNamespace(traffic=traffic, shelf=Shelf(traffic), shadows=shadows)
+        watch = SimpleNamespace(enabled=False)
+        gateway: Any = SimpleNamespace(traffic=traffic, shelf=Shelf(traffic), shadows=shadows, watch=watch)
         self.born += 1
         link = Link(gateway, self.folder, f"r{self.born}", SETTINGS)
         self.do(link.start())
@@ -348,7 +353,7 @@ def test_a_rollback_does_not_wait_for_another_change_that_is_being_prepared() ->
             async def load(_model: str, versions: frozenset[str]) -> dict[str, str]:
                 loading.set()
                 await loaded.wait()
-                shelf.loaded.servables["m"].update(dict.fromkeys(versions, "servable"))
+                shelf.loaded.servables["m"].update({each: servable(each) for each in versions})
                 return {}
 
             shelf.ensure = load

@@ -88,6 +88,21 @@ def test_a_version_folder_holds_the_model_and_nothing_beside_it(demo_folder):
         assert [path.name for path in folder.iterdir()] == ["model.onnx"]
 
 
+def test_all_rows_are_there_and_which_of_them_nobody_learned_from(demo_folder):
+    split = demo.digits_versions()[1].split
+    with np.load(demo_folder / "rows" / "digits.npz") as rows:
+        assert (rows["image"][rows["held_out"]] == split.held_out).all()
+        assert (rows["label"][~rows["held_out"]] == split.train_labels).all()
+        assert len(rows["image"]) == 1797
+
+
+def test_the_measurements_of_wine_have_their_names(demo_folder):
+    header, *rows = (demo_folder / "rows" / "wine.csv").read_text().splitlines()
+    assert header.startswith("alcohol,malic_acid,ash,")
+    assert {len(row.split(",")) for row in rows} == {13}
+    assert len(rows) == 178
+
+
 def test_building_again_gives_the_same_bytes(demo_folder, tmp_path):
     demo.build(tmp_path)
     first, second = (sorted(p.relative_to(f) for p in f.rglob("*.*")) for f in (demo_folder, tmp_path))
@@ -112,6 +127,7 @@ def test_what_to_try_names_the_sample_only_where_there_is_one(demo_folder, tmp_p
     with_demo = demo.what_to_try(demo_folder / "models", "127.0.0.1:1", "127.0.0.1:2")
     assert f"@{demo_folder}/requests/digits.json" in with_demo
     assert 'InferenceServerClient("127.0.0.1:1")' in with_demo
+    assert f"turnout profile digits@8 --from {demo_folder}/rows/digits.npz" in with_demo
     assert "http://127.0.0.1:2/metrics" in with_demo
     assert "digits" not in demo.what_to_try(tmp_path, "127.0.0.1:1", "127.0.0.1:2")
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from serving import codec_json
 from serving.config import Limits
 from serving.document import _depth, parse
-from serving.errors import Invalid, TooLarge, Unsupported
+from serving.errors import Invalid, TooLarge
+from serving.wire import Window
 
 LIMITS = Limits()
 TENSOR = {"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]}
@@ -123,18 +124,57 @@ def test_what_contradicts_the_protocol_is_refused_with_its_place(body, message):
         assert message in str(caught.value)
 
 
+WINDOW = {"shared_memory_region": "r", "shared_memory_offset": 3, "shared_memory_byte_size": 8}
+
+
+def in_memory(shape: tuple[int, ...] = (2,), **changed: Any) -> bytes:
+    """Return a request whose input, of 8 bytes, is in shared memory, as is its output."""
+    given = {"name": "x", "datatype": "FP32", "shape": shape, "parameters": {**WINDOW, **changed}}
+    return orjson.dumps({"inputs": [given], "outputs": [{"name": "y", "parameters": {**WINDOW, **changed}}]})
+
+
+def test_shared_memory_is_part_of_what_is_asked_for():
+    call, payloads, _ = codec_json.decode(in_memory(), LIMITS)
+    assert call.shared and list(payloads) == [b""]
+    assert call.inputs[0].window == call.window("y") == Window("r", 3, 8)
+    assert codec_json.decode(in_memory(), LIMITS)[0] is call
+    assert codec_json.decode(in_memory(shared_memory_offset=4), LIMITS)[0] is not call
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["", "a", "b", "\u00e9"]), st.booleans(), st.booleans()), max_size=8)
+)
+def test_a_request_in_shared_memory_means_the_same_whatever_was_before(steps):
+    for id_, first, stricter in steps:
+        document = json.loads(in_memory())
+        said = {"id": id_, **document} if first else {**document, "id": id_}
+        text = orjson.dumps(said)
+        if stricter:
+            with pytest.raises(TooLarge):
+                codec_json.decode(text, Limits(elements_max=1))
+        call, payloads, got = codec_json.decode(text, LIMITS)
+        assert json.loads(b'"%b"' % got) == id_ and list(payloads) == [b""]
+        assert call is codec_json.decode(in_memory(), LIMITS)[0]
+
+
 @pytest.mark.parametrize(
-    "body",
+    ("body", "message"),
     [
-        tensor(parameters={"shared_memory_region": "r"}),
-        request(outputs=[{"name": "y", "parameters": {"shared_memory_region": "r"}}]),
+        (in_memory(shared_memory_region=""), "a string of at least one character"),
+        (in_memory(shared_memory_offset=-1), "a whole number"),
+        (in_memory(shared_memory_offset=1 << 63), "a whole number"),
+        (in_memory(shared_memory_byte_size=None), "expected a size in bytes, got nothing"),
+        (in_memory(shared_memory_handle=7), "unknown; known: shared_memory_byte_size"),
+        (in_memory((3,)), "FP32 of shape [3] takes 12 bytes, got 8"),
+        (in_memory(binary_data_size=8), "no binary data beside shared memory"),
+        (in_memory(classification=2), "no classes in shared memory"),
+        (tensor(parameters={**WINDOW, "shared_memory_byte_size": 8}), "no data beside shared memory"),
     ],
 )
-def test_shared_memory_is_refused_as_not_offered(body):
-    with pytest.raises(
-        Unsupported, match="shared memory is not offered; .* - at `.*parameters.shared_memory_region`"
-    ):
+def test_shared_memory_is_refused_where_it_is_not_clear_which(body, message):
+    with pytest.raises(Invalid) as caught:
         codec_json.decode(body, LIMITS)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import monotonic_ns
@@ -167,6 +169,33 @@ async def test_a_failing_model_tells_everybody_in_the_batch_and_goes_on() -> Non
     _, fine = track.send(4)
     await fine.done.wait()
     assert fine.error is None
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_failed_run_s_inputs_are_let_go_without_the_collector_s_help(inline: bool) -> None:
+    """What ONNX Runtime had raised was kept as the error's context, and with it the frames of the run."""
+
+    def run(_feeds: Feeds, _stop: Stop) -> list[Any]:
+        try:
+            raise ValueError("as ONNX Runtime does")
+        except ValueError as error:
+            raise Failed("the model failed") from error
+
+    async def fail() -> weakref.ref[Any]:
+        track = Track(inline)
+        track.session.run = run  # type: ignore[method-assign]
+        request, heard = track.send(1)
+        payload = np.ones((1, 2), np.float32)
+        request.payloads = [payload]
+        await heard.done.wait()
+        await track.lane.close()
+        return weakref.ref(payload)
+
+    gc.disable()
+    try:
+        assert asyncio.run(fail())() is None
+    finally:
+        gc.enable()
 
 
 @on_loop

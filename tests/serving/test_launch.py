@@ -15,7 +15,8 @@ from serving import access, launch
 from serving.config import Config, ConfigError, parse
 from serving.control import desk
 
-SERVER = {"http": "127.0.0.1:0", "metrics": "127.0.0.1:0", "admin": "127.0.0.1:0", "drain_s_max": 0}
+PLACES = ("http", "grpc", "metrics", "admin")
+SERVER = {**dict.fromkeys(PLACES, "127.0.0.1:0"), "drain_s_max": 0}
 SAY = "import json, os, sys, time\nsay = lambda **k: os.write(int(sys.argv[2]), (json.dumps(k) + '\\n').encode())\n"
 
 
@@ -42,14 +43,14 @@ def test_it_announces_where_it_listens_and_ends_without_error_at_a_signal(monkey
 
     def announce(*places: str) -> None:
         told.append(places)
-        assert [each.url for each in access.running()] == [f"http://{places[2]}"]
+        assert [each.url for each in access.running()] == [f"http://{places[3]}"]
         os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
     launch.run(config, announce)
     [places] = told
     assert all(each.startswith("127.0.0.1:") for each in places)
-    assert len(set(places)) == 3
+    assert len(set(places)) == 4
     assert "127.0.0.1:0" not in places
     assert access.running() == []
     assert signal.getsignal(number) is before

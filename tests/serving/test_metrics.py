@@ -21,9 +21,12 @@ from prometheus_client.openmetrics import parser as strict_parser
 from kernels.histogram import MARKS_NS
 from kernels.tally import AGREED, CLASSED, COUNTS
 from serving import errors, family, listen_metrics, metrics
+from serving.drift.reading import Drop as Uncounted
+from serving.family import LABELS
+from serving.keeper import Death
 from serving.ledger import Cause, Ledger, Reason
 from serving.metrics import FAMILIES, Kind, Reading, ServerReading, VersionReading
-from serving.shadow.comparison import Death, Drop, Output, Pair, ShadowReading
+from serving.shadow.comparison import Drop, Output, Pair, ShadowReading
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 US = 1000
@@ -260,7 +263,7 @@ def test_names_are_unique_and_follow_prometheus():
         assert each.help.endswith(".")
         if each.name.startswith("turnout_"):
             assert each.name.endswith("_total") == (each.kind is Kind.COUNTER)
-        assert set(each.labels) in ({"model", "version"}, {"model", "version", "primary"}, set())
+        assert each.labels in {*LABELS.values()}
 
 
 def test_every_metric_and_no_other_is_documented():
@@ -270,7 +273,7 @@ def test_every_metric_and_no_other_is_documented():
     for each in FAMILIES:
         labels = ", ".join(f"`{label}`" for label in (*each.labels, *filter(None, [each.over]))) or "–"
         assert re.search(rf"^\| `{each.name}` \| {each.kind} \| {labels} \|", page, re.MULTILINE), each.name
-    for value in (*Reason, *Cause, *Drop, *Death, *metrics.REASONS.values()):
+    for value in (*Reason, *Cause, *Drop, *Uncounted, *Death, *metrics.REASONS.values()):
         assert f"`{value}`" in page, value
 
 

@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import config, listen_metrics, metrics, peers
+from serving.drift.reading import DriftReading, StreamCounts, Verdict
 from serving.ledger import Snapshot
 from serving.local import Serving
 from serving.metrics import Reading, ServerReading, VersionReading
@@ -48,7 +49,10 @@ class Replica:
     def read(self) -> Reading:
         version = VersionReading(Snapshot(requests=self.counted), 2, 1, {"cpu": 4096}, 0.25)
         shadows = {KEY: ShadowReading({"6": Pair(self.counted)}, running=1)}
-        return Reading({KEY: version}, ServerReading(3, 1000, {"too_large": self.counted}), shadows)
+        streams = {(*KEY, "live", "x"): StreamCounts(self.counted, {"full": 1})}
+        drift = DriftReading(streams, {(*KEY, "live", "x"): Verdict(True, 0.5, 9.0, 1)}, 1, {"hung": 1})
+        server = ServerReading(3, 1000, {"too_large": self.counted})
+        return Reading({KEY: version}, server, shadows, drift)
 
     def scraped(self) -> int:
         """Return the total as seen here."""
@@ -176,9 +180,19 @@ def test_of_a_version_that_nobody_holds_any_more_the_counters_are_shown_and_no_g
         shown = re.search(rf'^{each.name}\w*\{{.*model="digits"', text, re.MULTILINE) is not None
         of_outputs = each.over == "output"  # And no output was compared.
         gauge = each.kind is metrics.Kind.GAUGE and each.of is metrics.Of.VERSION
+        gauge |= each.of is metrics.Of.VERDICT  # Which those say who are there.
         assert shown == ("model" in each.labels and not gauge and not of_outputs), each.name
     assert re.search(r"^turnout_shadow_rows_total\{.*\} 5\.0$", text, re.MULTILINE)
     assert re.search(r"^turnout_shadow_running\{.*\} 0\.0$", text, re.MULTILINE)
+    assert re.search(r"^turnout_drift_rows_total\{.*\} 5\.0$", text, re.MULTILINE)
+    assert re.search(r"^turnout_drift_running 0\.0$", text, re.MULTILINE)
+
+
+def test_a_verdict_that_all_replicas_were_told_is_shown_as_it_is(pair):
+    total = pair[0].peers.total().drift
+    assert total.verdicts == {(*KEY, "live", "x"): Verdict(True, 0.5, 9.0, 1)}
+    assert total.streams == {(*KEY, "live", "x"): StreamCounts(12, {"full": 2})}
+    assert (total.running, total.restarts) == (2, {"hung": 2})
 
 
 DYING = textwrap.dedent("""

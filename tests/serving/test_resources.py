@@ -150,16 +150,15 @@ STATUSES = [
     ("GET /v2/models/corrupt/versions/1/config", 503),
     ("POST /v2/models/corrupt/infer", 503),
     ("GET /v2/models/corrupt/versions/2", 404),
-    ("POST /v2/repository/models/echo/load", 403),
-    ("POST /v2/repository/models/echo/unload", 403),
-    ("POST /v2/repository/models/nobody/load", 403),
-    ("GET /v2/models/echo/stats", 501),
-    ("GET /v2/models/stats", 501),
+    ("POST /v2/repository/models/echo/load", 401),
+    ("POST /v2/repository/models/echo/unload", 401),
+    ("POST /v2/repository/models/nobody/load", 401),
+    ("GET /v2/models/nobody/stats", 404),
+    ("GET /v2/models/echo/versions/3/stats", 404),
+    ("GET /v2/models/corrupt/stats", 503),
     ("GET /v2/trace/setting", 501),
     ("POST /v2/trace/setting", 501),
     ("GET /v2/models/echo/trace/setting", 501),
-    ("GET /v2/logging", 501),
-    ("POST /v2/logging", 501),
     ("GET /v2/systemsharedmemory/status", 501),
     ("POST /v2/systemsharedmemory/region/a/register", 501),
     ("GET /v2/cudasharedmemory/status", 501),
@@ -349,13 +348,13 @@ def test_whole_floats_are_taken_for_integers(client):
 
 @pytest.mark.parametrize(
     ("parameters", "where"),
-    [({"shared_memory_region": "a"}, "input"), ({"shared_memory_region": "a"}, "output")],
+    [({"shared_memory_region": "a", "shared_memory_byte_size": 8}, where) for where in ("input", "output")],
 )
 def test_shared_memory_in_a_request_is_a_501(client, parameters, where):
     outputs = [{"name": "y", "parameters": parameters}] if where == "output" else []
-    given = tensor(parameters=parameters) if where == "input" else tensor()
+    given = tensor(parameters=parameters, data=...) if where == "input" else tensor()
     answer = client.ask(request("POST /v2/models/echo/infer", body=body(given, outputs=outputs)))
-    assert answer.status == 501 and answer.error
+    assert answer.status == 501 and "shared memory is not offered" in answer.error
 
 
 def test_an_unknown_content_encoding_is_a_415(client):
@@ -396,10 +395,11 @@ def test_the_reference_page_says_what_each_path_answers(client):
             filled = (
                 path.replace("[/versions/N]", "/versions/1").replace("NAME", "echo").replace("...", "status")
             )
+            filled = filled.replace("[/region/REGION]", "").replace("REGION", "a")
             for method in methods.split(", "):
                 body = document(rows(1, 2)) if filled.endswith("infer") else b"" if method == "POST" else None
                 answer = client.ask(request(f"{method} {filled}", body=body), method)
-                want = 501 if "not offered" in answers else 403 if "not for every" in answers else 200
+                want = 501 if "not offered" in answers else 401 if "the operator's" in answers else 200
                 assert answer.status == want, (method, filled)
 
 

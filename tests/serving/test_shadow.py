@@ -20,9 +20,10 @@ import psutil
 import pytest
 
 from serving import config
+from serving.keeper import Death
 from serving.model import Artifact, Device, ModelConfig, ModelSpec
 from serving.session import Session, Stop, open_onnx
-from serving.shadow.comparison import NOISE, Death, Drop, ShadowReading
+from serving.shadow.comparison import NOISE, Drop, ShadowReading
 from serving.shadow.shadow import Shadow
 from serving.signature import signature
 from serving.track import Batch

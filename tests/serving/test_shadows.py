@@ -20,8 +20,8 @@ class Recorded:
 
     made: list[Recorded]
 
-    def __init__(self, spec: Any, share_bp: int, _settings: Settings, *, noise: bool) -> None:
-        self.spec, self.share_bp, self.noise = spec, share_bp, noise
+    def __init__(self, spec: Any, share_bp: int, _settings: Settings, *, noise: bool, outlets: None) -> None:
+        self.spec, self.share_bp, self.noise, self.outlets = spec, share_bp, noise, outlets
         self.life: list[str] = []
         self.introduced: set[str] = set()
         Recorded.made.append(self)
@@ -68,8 +68,8 @@ def test_a_shadow_sees_the_batches_of_every_version_and_is_told_whose() -> None:
         await settled()
         [made] = Recorded.made
         assert (made.spec, made.share_bp, made.noise) == ("spec 9", 2000, False)
-        for version, servable in servables["m"].items():
-            for tap in servable.lane.taps:
+        for version in servables["m"]:
+            for tap in shadows.taps("m", version):
                 tap(f"batch {version}")
         assert made.life == ["started", "batch 7 of 7", "batch 8 of 8", "batch 9 of 9"]
         assert made.introduced == {"spec 7", "spec 8", "spec 9"}
@@ -87,7 +87,7 @@ def test_a_change_that_leaves_a_shadow_as_it_is_does_not_touch_it() -> None:
         shadows.follow(table(), servables)
         await settled()
         assert Recorded.made[0].life == ["started", "closed"]
-        assert all(servable.lane.taps == [] for servable in servables["m"].values())
+        assert all(shadows.taps("m", version) == [] for version in servables["m"])
         assert shadows.readings() == {("m", "9"): ShadowReading(restarts={"crashed": 1})}
 
     asyncio.run(live())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.config import ConfigError
-from serving.sockets import Holder, bound_at, fetch, listen, private_folder
+from serving.sockets import Holder, bound_at, fetch, listen, private_folder, reserve
 
 
 @pytest.fixture
@@ -218,6 +219,49 @@ def test_a_port_in_use_is_one_line_that_says_what_would_work() -> None:
     assert str(caught.value) == (
         f"cannot listen at {at}: another program listens there; stop it, or choose another port"
     )
+
+
+def _shared(at: str) -> socket.socket:
+    """Listen at an address as grpcio does."""
+    host, _, port = at.rpartition(":")
+    sharing = socket.socket()
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        sharing.setsockopt(socket.SOL_SOCKET, option, 1)
+    sharing.bind((host, int(port)))
+    sharing.listen()
+    return sharing
+
+
+def test_a_reserved_address_is_for_those_who_share_it_and_for_no_other_gateway() -> None:
+    with reserve("127.0.0.1:0") as reserved:
+        at = bound_at(reserved)
+        with _shared(at) as one, _shared(at) as other:
+            for _ in range(20):
+                with socket.create_connection(one.getsockname(), timeout=5):
+                    ready, _, _ = select.select([one, other], [], [], 5)
+                    ready[0].accept()[0].close()
+        for take in (listen, reserve):
+            with pytest.raises(ConfigError, match=f"cannot listen at {at}: another program listens there"):
+                take(at)
+    with reserve(at):
+        pass
+    with listen(at):
+        pass
+
+
+def test_what_lingers_of_an_earlier_gateway_s_connections_does_not_keep_an_address_from_being_reserved() -> (
+    None
+):
+    with listen("127.0.0.1:0") as earlier:
+        client = socket.create_connection(earlier.getsockname(), timeout=5)
+        earlier.setblocking(True)
+        line, _ = earlier.accept()
+        line.close()  # First, so that the state is ours.
+        client.recv(1)
+        client.close()
+        at = bound_at(earlier)
+    with reserve(at), _shared(at):
+        pass
 
 
 def test_an_address_of_another_machine_is_one_line() -> None:

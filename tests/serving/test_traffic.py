@@ -163,4 +163,4 @@ def test_a_shadow_that_cannot_be_started_does_not_keep_the_table_from_being_foll
     here.wait(here.ways["m"], lambda: went.append(1))
     here.follow(RoutingTable(6, {"m": everything_to("7")}), 1, {"m": 6})
     assert (went, here.table.revision) == ([1], 6)
-    assert "shadows_not_followed" in caplog.text
+    assert "taps_not_followed" in caplog.text

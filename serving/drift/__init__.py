@@ -1,0 +1,1 @@
+"""Do requests still look like what a version was made for?"""

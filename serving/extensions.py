@@ -1,0 +1,28 @@
+"""Which extensions of the protocol are true of a gateway?
+
+https://github.com/triton-inference-server/server, docs/protocol. What is not listed answers 501.
+"""
+
+from __future__ import annotations
+
+from serving.config import Config
+
+ALWAYS = (
+    "binary_tensor_data",
+    "classification",
+    "logging",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+)
+
+
+def extensions(config: Config, *, memory: bool) -> list[str]:
+    """Return what a gateway of this configuration has, and perhaps shared `memory`."""
+    found = list(ALWAYS)
+    if config.metrics.enabled:
+        found.append("statistics")
+    if memory:
+        found.append("system_shared_memory")
+    return sorted(found)

@@ -1,0 +1,1 @@
+"""How do tensors come and go through shared memory instead of through the request?"""

@@ -1,0 +1,117 @@
+"""Which regions are registered on this node, whichever of its replicas was told?
+
+One file in the deployment's private folder, replaced whole. A replica looks at every request that means
+shared memory whether it is still the same file, so a registration that was answered holds for all of them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+
+import orjson
+
+from serving.errors import Invalid, TooLarge
+from serving.shm.region import Entry
+
+FILE, LOCK = "regions.json", "regions.lock"
+NONE: Mapping[str, Entry] = MappingProxyType({})
+
+
+class Register:
+    """The regions of a node, by their names.
+
+    Parameters
+    ----------
+    folder : Path
+        Which only this user can enter, and all replicas of the node share.
+    regions_max, bytes_max : int
+        How many there may be, and how large together.
+    """
+
+    def __init__(self, folder: Path, regions_max: int, bytes_max: int) -> None:
+        self._path = folder / FILE
+        self._lock = folder / LOCK
+        self._regions_max = regions_max
+        self._bytes_max = bytes_max
+        self._fd = -1
+        self._seen = (-1, -1)
+        self._entries = NONE
+
+    def __repr__(self) -> str:
+        return f"<Register: {len(self._entries)} of {self._regions_max} regions>"
+
+    def entries(self) -> Mapping[str, Entry]:
+        """Return what is registered now; the same object as before if nothing has changed."""
+        try:
+            state = self._path.stat()  # 2 us.
+        except FileNotFoundError:
+            return self._entries
+        if (state.st_dev, state.st_ino) != self._seen:
+            self._read()
+        return self._entries
+
+    def add(self, entry: Entry) -> None:
+        """Register a region.
+
+        Raises
+        ------
+        Invalid
+            If there is one of that name.
+        TooLarge
+            If there are too many, or they are too large together.
+        """
+        with self._held():
+            entries = dict(self.entries())
+            if entry.name in entries:
+                raise Invalid(f"region {entry.name!r} is registered already; unregister it first")
+            if len(entries) >= self._regions_max:
+                raise TooLarge(f"{len(entries)} regions are registered (shared_memory.regions_max)")
+            if sum(each.size_bytes for each in entries.values()) + entry.size_bytes > self._bytes_max:
+                raise TooLarge(f"regions have {self._bytes_max} bytes together (shared_memory.bytes_max)")
+            self._write({**entries, entry.name: entry})
+
+    def remove(self, name: str) -> None:
+        """Forget a region, or all of them without a name; as in Triton it need not be there."""
+        with self._held():
+            entries = dict(self.entries())
+            kept = {key: entry for key, entry in entries.items() if name and key != name}
+            if len(kept) < len(entries):
+                self._write(kept)
+
+    def close(self) -> None:
+        """Let go of the file. What is registered stays so for the other replicas."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _read(self) -> None:
+        fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        state = os.fstat(fd)
+        listed = orjson.loads(os.pread(fd, state.st_size, 0))
+        # Its number is not given to another file as long as it is open.
+        self.close()
+        self._fd = fd
+        self._seen = (state.st_dev, state.st_ino)
+        self._entries = MappingProxyType({each[0]: Entry(*each) for each in listed})
+
+    def _write(self, entries: Mapping[str, Entry]) -> None:
+        unfinished = self._path.with_suffix(".tmp")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with open(os.open(unfinished, flags, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor.
+            file.write(orjson.dumps([tuple(each) for each in entries.values()]))
+        unfinished.replace(self._path)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keep the others from writing; for as long as it takes to write a small file."""
+        fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # Freed with the process, however it ends.
+            yield
+        finally:
+            os.close(fd)
