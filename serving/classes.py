@@ -20,7 +20,9 @@ from serving.model import ModelSpec
 from serving.wire import DATATYPES, Call, InferRequest, Reply, Results, TensorSpec
 
 STRINGS_MAX = 65536
-"""Classes of one output of one answer: writing them takes the loop some 50 ms."""
+"""Classes of one output of one answer: writing them takes the loop 30 to 40 ms."""
+ELEMENTS_MAX = 1 << 22
+"""Elements of one output of one answer among which classes are looked for, at 18 ns each."""
 SORTED_MAX = 1024
 """Rows up to this size are sorted whole, which is quicker than to look for the highest first."""
 
@@ -56,9 +58,11 @@ class Classed:
         if not self.most[index]:
             return array
         rows = array.reshape(len(array) if batched else 1, math.prod(array.shape[batched:]))
-        count = min(self.most[index], rows.shape[1])
+        name, count = self.outputs[index].name, min(self.most[index], rows.shape[1])
+        if rows.size > ELEMENTS_MAX:
+            asked = f"classes of {name!r}, which has {rows.size} elements; the limit is {ELEMENTS_MAX}"
+            raise TooLarge(f"{asked}: ask for fewer rows, or for the output itself")
         if len(rows) * count > STRINGS_MAX:
-            name = self.outputs[index].name
             asked = f"{len(rows) * count} classes of {name!r}; the limit is {STRINGS_MAX}"
             raise TooLarge(f"{asked}: ask for fewer, or for fewer rows")
         classes = np.empty(len(rows) * count, np.object_)
@@ -129,8 +133,10 @@ def top(rows: NDArray[Any], count: int) -> NDArray[np.intp]:
     Rows are of shape [m, n], of any number type, and NaN is lower than everything in them.
     """
     if rows.dtype.kind not in "iu":
-        rows = rows.astype(np.float64)
-        rows[np.isnan(rows)] = -np.inf
+        rows = rows.astype(np.float32) if rows.dtype.itemsize < 4 else rows
+        missing = np.isnan(rows)
+        if missing.any():
+            rows = np.where(missing, -np.inf, rows)
     if rows.shape[1] <= SORTED_MAX or not count:
         return _descending(rows)[:, :count]
     return np.stack([_top_of_many(row, count) for row in rows])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from serving.classes import SORTED_MAX, STRINGS_MAX, Classed, classed, top, written
+from serving.classes import ELEMENTS_MAX, SORTED_MAX, STRINGS_MAX, Classed, classed, top, written
 from serving.errors import Invalid, TooLarge
 from serving.model import Artifact, ModelConfig, ModelSpec
 from serving.wire import DATATYPES, Call, Results, TensorIn, TensorOut, TensorSpec
@@ -113,3 +113,5 @@ def test_nothing_has_no_classes(rows: int, shape: tuple[int, ...]) -> None:
 def test_more_classes_than_can_be_written_at_once_are_refused() -> None:
     with pytest.raises(TooLarge, match=f"classes of 'y'; the limit is {STRINGS_MAX}"):
         taken(0, np.zeros(STRINGS_MAX + 1, np.float32), STRINGS_MAX + 1, 0, 0)
+    with pytest.raises(TooLarge, match=f"{ELEMENTS_MAX + 1} elements; the limit is {ELEMENTS_MAX}"):
+        taken(0, np.zeros(ELEMENTS_MAX + 1, np.float32), 1, 0, 0)
