@@ -116,12 +116,12 @@ NOT_OFFERED: dict[str, tuple[Callable[[InferenceServerClient], Any], str]] = {
     "cuda memory": (lambda client: client.register_cuda_shared_memory("r", b"h", 0, 64), "501"),
     "cuda memory status": (lambda client: client.get_cuda_shared_memory_status(), "501"),
     "no cuda memory": (lambda client: client.unregister_cuda_shared_memory("r"), "501"),
-    "load": (lambda client: client.load_model("mlp"), "403"),
+    "load": (lambda client: client.load_model("mlp"), "401"),
     "load with a file": (
         lambda client: client.load_model("mlp", config="{}", files={"file:1/model.onnx": b"x"}),
-        "403",
+        "401",
     ),
-    "unload": (lambda client: client.unload_model("mlp"), "403"),
+    "unload": (lambda client: client.unload_model("mlp"), "401"),
 }
 
 

@@ -36,7 +36,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def stage(tmp_path: Path, repository: Path) -> Iterator[Stage]:
     """A control and two replicas."""
-    with staged(tmp_path, repository, 2) as made:
+    with staged(tmp_path, repository, 2, drift={"enabled": True}) as made:
         yield made
 
 

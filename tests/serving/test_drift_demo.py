@@ -109,7 +109,7 @@ def test_a_profile_of_learned_rows_alone_would_take_the_answers_to_new_ones_for_
     with np.load(demo_folder / "rows" / "digits.npz") as rows:
         np.savez(tmp_path / "learned.npz", image=rows["image"][~rows["held_out"]])
     learned = offline.profile(opened, open_rows(tmp_path / "learned.npz", opened.inputs), config, "")
-    assert "probabilities" in found_after(demo_folder, opened, learned, plain, 3_000, 0)
+    assert "probabilities" in found_after(demo_folder, opened, learned, plain, 12_000, 0)
 
 
 def test_nobody_turns_what_is_round():
