@@ -25,9 +25,9 @@ from serving.drift.view import View
 from serving.track import Batch, Tap
 from serving.wire import DATATYPES
 
-HELD_MAX = 64
+HELD_MAX = 256
 """Batches that are held at most."""
-HELD_ROWS_MAX = 64
+HELD_ROWS_MAX = 256
 """Rows that they are to have together: what one more costs is then a copy."""
 HELD_BYTES_MAX = 256 << 10
 """What they have at most, unless a single one has more."""
@@ -64,6 +64,16 @@ class Inlet:
         free = look.loose or (look.view is View.SCORES and declared[-1] > 0)
         self.row_bytes = look.row_bytes if plain and (self.times or free) else 0
         self._shape = look.shape if plain and len(look.shape) == 1 and not look.loose else None
+
+    def arrays(self, held: Sequence[Batch]) -> list[Any]:
+        """Return the tensor of each batch that has it: an input may be left out."""
+        at: Any = self.at
+        try:
+            if self.input:
+                return [batch.feeds[at] for batch in held]  # type: ignore[index]  # They were answered.
+            return [batch.outputs[at] for batch in held]  # type: ignore[index]
+        except KeyError:
+            return [batch.feeds[at] for batch in held if at in batch.feeds]  # type: ignore[index,operator]
 
     def put(self, array: NDArray[Any]) -> None:
         """Write a tensor, or count it as a misfit."""
@@ -132,16 +142,14 @@ class Intake:
             return self._held_max
         # Of many a tensor is joined, at 28 ns each, before it is written; of one that is a copy too many.
         many = len(held) > 1
-        made = [batch.outputs for batch in held]
-        fed = [batch.feeds for batch in held]
         rows = sum([batch.rows for batch in held])
         for inlet in self.inlets:
-            tensors: Any = fed if inlet.input else made
             try:
                 if many:
-                    self._write(inlet, tensors, rows)
-                elif not inlet.input or inlet.at in tensors[0]:  # An input may be left out.
-                    inlet.put(tensors[0][inlet.at])
+                    self._write(inlet, held, rows)
+                else:
+                    for array in inlet.arrays(held):
+                        inlet.put(array)
             except Exception:  # The other tensors are none the worse for it.
                 inlet.ring.refuse(BROKEN, rows or len(held))
                 if not self._broke:
@@ -149,14 +157,9 @@ class Intake:
                     log.exception("version=%s event=drift_broke", self._name)
         return min(max(HELD_ROWS_MAX * len(held) // max(rows, 1), 1), self._held_max)
 
-    def _write(self, inlet: Inlet, tensors: Sequence[Any], rows: int) -> None:
-        at, row_bytes = inlet.at, inlet.row_bytes
-        try:
-            arrays = [each[at] for each in tensors]
-        except KeyError:
-            arrays = [each[at] for each in tensors if at in each]
-            row_bytes = 0
-        if row_bytes:
+    def _write(self, inlet: Inlet, held: Sequence[Batch], rows: int) -> None:
+        arrays, row_bytes = inlet.arrays(held), inlet.row_bytes
+        if row_bytes and len(arrays) == len(held):
             joined = b"".join(arrays)
             count, rest = divmod(len(joined), row_bytes)
             if not rest and (count == rows * inlet.times or not inlet.times or not rows):

@@ -279,7 +279,7 @@ def test_a_process_that_stands_still_delays_nobody_and_what_does_not_fit_is_coun
                 began_s = time.perf_counter()
                 version.answer(taps(watch, version), **batch_of(20, seed))
                 slowest_s = max(slowest_s, time.perf_counter() - began_s)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)  # By then what is held is written.
             assert slowest_s < 0.05
             (reading,) = readings(watch, "x")
             assert reading.rows + sum(reading.dropped.values()) <= 4000
