@@ -30,6 +30,9 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 WINDOW_MAX = (1 << 31) - 1
 READ_BYTES = 1 << 20
+PARTS_JOINED_MAX, BYTES_JOINED_MAX = 4096, 1 << 16
+PARTS_SENT_MAX = 1000
+"""Of one system call; Linux takes 1,024."""
 WIDEN_BYTES = 1 << 29
 """How much is received before the connection's window is opened again."""
 
@@ -86,7 +89,7 @@ class Connection:
         self._streams = streams
         self._next = 1
         self._tail = b""
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._received = 0
         self._decoder = Decoder()
         self._window, self._stream_window, self._frame_max = 65_535, 65_535, 16_384
@@ -121,8 +124,11 @@ class Connection:
             self._flush()
 
     def _flush(self) -> None:
-        data = b"".join(self._out)
-        self._out = []
+        parts, self._out = self._out, []
+        if len(parts) > PARTS_JOINED_MAX or sum(map(len, parts)) > BYTES_JOINED_MAX:
+            self._send_apart(parts)
+            return
+        data = b"".join(parts)
         try:
             sent = self.socket.send(data)
         except BlockingIOError:
@@ -131,6 +137,21 @@ class Connection:
             self.socket.setblocking(True)
             self.socket.sendall(data[sent:])
             self.socket.setblocking(False)
+
+    def _send_apart(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Send large messages from where they lie: to join them takes longer than to send them."""
+        views = [memoryview(part) for part in parts]
+        self.socket.setblocking(True)
+        while views:
+            sent = self.socket.sendmsg(views[:PARTS_SENT_MAX])
+            whole = 0
+            while whole < len(views) and sent >= len(views[whole]):
+                sent -= len(views[whole])
+                whole += 1
+            del views[:whole]
+            if sent:
+                views[0] = views[0][sent:]
+        self.socket.setblocking(False)
 
     def _call(self) -> None:
         """Make a call."""
@@ -158,7 +179,7 @@ class Connection:
                     break
                 ended = END_STREAM if at + room == len(message) else 0
                 self._out.append(HEADER.pack(room >> 16, room & 0xFFFF, DATA, ended, number))
-                self._out.append(message[at : at + room])
+                self._out.append(memoryview(message)[at : at + room])
                 at, window, self._window = at + room, window - room, self._window - room
             if at < len(message):
                 self._unsent[number] = (message, at, window)
