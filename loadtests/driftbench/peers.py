@@ -140,9 +140,10 @@ def agreement(streams: Streams) -> Iterator[Row]:
     from river import drift
 
     columns = [column for values in streams.changed.values() for column in values.T[:20].tolist()]
-    for name, make, theirs_ in (
-        ("Adwin", Adwin, drift.ADWIN),
-        ("PageHinkley", PageHinkley, lambda: drift.PageHinkley(alpha=1.0)),
+    # ADWIN's bound is the paper's, but river's takes 4 less from the length of each part.
+    for name, make, theirs_, goal in (
+        ("Adwin", Adwin, drift.ADWIN, 0.9),
+        ("PageHinkley", PageHinkley, lambda: drift.PageHinkley(alpha=1.0), 1.0),
     ):
         same = 0
         for column in columns:
@@ -152,7 +153,7 @@ def agreement(streams: Streams) -> Iterator[Row]:
                 (i for i, v in enumerate(column) if other.update(v) or other.drift_detected), -1
             )
         told = f"first alarm in {len(columns)} streams"
-        yield Row(f"kernels.concept.{name} as river", same / len(columns), "share", Goal(0.95), note=told)
+        yield Row(f"kernels.concept.{name} as river", same / len(columns), "share", Goal(goal), note=told)
 
 
 def figures(options: argparse.Namespace) -> Iterator[Row]:
