@@ -31,8 +31,8 @@ READY_S_MAX = 60.0
 FOUND_ROWS_MAX = 2_000
 """The simulation finds each change within 256 images of the input, and 768 of the answers."""
 CALM_ROWS = 8_000
-CHANGED_S = 0.5
-"""What arrives that soon after a profile changes may belong to the streams before."""
+CHANGED_S = 2.0
+"""What arrives sooner after a profile changes may belong to the streams before, on a busy machine."""
 
 
 class Command:
