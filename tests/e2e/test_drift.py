@@ -134,9 +134,9 @@ def verdicts(report: dict[str, Any], version: str = "8") -> dict[str, str]:
     return {each["tensor"]: each["verdict"] for each in of["streams"]}
 
 
-@pytest.fixture(scope="module")
-def _command(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> Iterator[Command]:
-    command = Command(tmp_path_factory.mktemp("drift"), demo_folder)
+@pytest.fixture
+def _command(tmp_path: Path, demo_folder: Path) -> Iterator[Command]:
+    command = Command(tmp_path, demo_folder)
     yield command
     with suppress(psutil.NoSuchProcess):
         command.end()
