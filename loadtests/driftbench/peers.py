@@ -36,8 +36,11 @@ from loadtests.driftbench.streams import CHANGES, Values, binned, changed, drawn
 
 FOLDER = Path("build/bench")
 HOW = "not installed here; requirements/peers.txt says how to have it"
-BLOCKS = (10, 50)
+BLOCKS = (1, 10, 50)
+"""The first is for a fair comparison: most peers look at each row."""
 OURS = "turnout, blocks of {}"
+Known = dict[tuple[str, str], Values]
+"""By detector and change: the delay of each stream that was tried, at the calibrated bar."""
 
 
 class Streams:
@@ -61,7 +64,7 @@ def evidence(references: Values, streams: Values, block: int) -> Values:
     return np.stack(told)
 
 
-def ours(streams: Streams, block: int, known: dict[tuple[str, str], float]) -> Iterator[Row]:
+def ours(streams: Streams, block: int, known: Known) -> Iterator[Row]:
     """Yield our own figures: at the bar of the formula, and at one that is calibrated like the others'."""
     name, formula = OURS.format(block), float(np.log(HORIZON_ROWS / block / ALPHA))
     highest = evidence(streams.references, streams.undrifted, block).max(axis=0)
@@ -78,10 +81,9 @@ def ours(streams: Streams, block: int, known: dict[tuple[str, str], float]) -> I
         log_e = evidence(streams.references, values, block)
         for bar, how in ((formula, "formula"), (calibrated, "calibrated")):
             found = delay((log_e >= bar), block)
-            middle = median(found)
-            yield Row(f"{name}, {how}: delay, {change}", middle, "rows", note=note(found))
-            if how == "calibrated" and middle is not None:
-                known[name, change] = middle
+            yield Row(f"{name}, {how}: delay, {change}", median(found), "rows", note=note(found))
+            if how == "calibrated":
+                known[name, change] = found
 
 
 def delay(told: np.ndarray, block: int) -> Values:
@@ -90,7 +92,7 @@ def delay(told: np.ndarray, block: int) -> Values:
     return np.where(first <= 0, np.nan, first)
 
 
-def theirs(peer: Contender, streams: Streams, known: dict[tuple[str, str], float]) -> Iterator[Row]:
+def theirs(peer: Contender, streams: Streams, known: Known) -> Iterator[Row]:
     """Yield a peer's figures."""
     if importlib.util.find_spec(peer.package) is None:
         yield Row(f"{peer.name}: delay", None, "rows", note=HOW)
@@ -112,24 +114,28 @@ def theirs(peer: Contender, streams: Streams, known: dict[tuple[str, str], float
         firsts = [peer.first(bar, *pair) for pair in pairs]
         found = np.array(firsts) + skipped - BEFORE_ROWS
         found = np.where(found <= 0, np.nan, found)
-        middle = median(found)
-        yield Row(f"{peer.name}: delay, {change}", middle, "rows", note=f"{len(found)} runs; {note(found)}")
-        if middle is not None:
-            known[peer.name, change] = middle
+        told = f"{len(found)} runs; {note(found)}"
+        yield Row(f"{peer.name}: delay, {change}", median(found), "rows", note=told)
+        known[peer.name, change] = found
 
 
-def best(known: dict[tuple[str, str], float]) -> Iterator[Row]:
-    """Set our delays against those of whichever peer is the soonest, change by change."""
+def best(known: Known) -> Iterator[Row]:
+    """Set our delays against those of whichever peer is the soonest, over the streams that both had."""
     us = OURS.format(BLOCKS[0])
     for change in CHANGES:
-        peers = {
-            name: delay for (name, what), delay in known.items() if what == change and "turnout" not in name
-        }
-        if peers and (us, change) in known:
-            first = min(peers, key=lambda name: peers[name])
-            ratio = known[us, change] / peers[first]
+        ratios = {}
+        for name in {name for name, what in known if what == change and "turnout" not in name}:
+            theirs_ = known[name, change]
+            mine, other = median(known[us, change][: len(theirs_)]), median(theirs_)
+            if mine is not None and other is not None:
+                ratios[name] = mine / other
+        if ratios:
+            first = max(ratios, key=lambda name: ratios[name])
             goal = Goal(1.0, Better.LOWER)
-            yield Row(f"delay to that of the soonest peer: {change}", ratio, "ratio", goal, first, note=first)
+            told = f"{first}, {len(known[first, change])} streams"
+            yield Row(
+                f"delay to the soonest peer's: {change}", ratios[first], "ratio", goal, first, note=told
+            )
 
 
 def agreement(streams: Streams) -> Iterator[Row]:
@@ -159,7 +165,7 @@ def agreement(streams: Streams) -> Iterator[Row]:
 def figures(options: argparse.Namespace) -> Iterator[Row]:
     """Yield everything that is wanted."""
     streams = Streams(options.seed, 20 if options.quick else 1000, 5 if options.quick else 200)
-    known: dict[tuple[str, str], float] = {}
+    known: Known = {}
     for block in BLOCKS:
         yield from ours(streams, block, known)
     for peer in CONTENDERS:

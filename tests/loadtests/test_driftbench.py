@@ -107,7 +107,13 @@ def test_a_peer_is_held_to_the_rate(peer):
 def test_the_soonest_peer_is_the_one_to_beat():
     change = next(iter(CHANGES))
     us = peers.OURS.format(peers.BLOCKS[0])
-    (row,) = peers.best({(us, change): 30.0, ("slow", change): 60.0, ("soon", change): 20.0})
+    known = {
+        us: [30.0, 30.0, 30.0, 90.0, 90.0, 90.0],
+        "slow": [60.0] * 6,
+        "soon": [20.0] * 3,
+        "never": [np.inf] * 6,
+    }
+    (row,) = peers.best({(name, change): np.array(delays) for name, delays in known.items()})
     assert (row.value, row.against, row.missed) == (1.5, "soon", True)
 
 
