@@ -55,6 +55,8 @@ class Flows:
         self._number = number
         self._flows: dict[int, Flow] = {}
         self._ended: dict[int, tuple[Key, StreamReading]] = {}
+        self._replaced: set[int] = set()
+        """Those whose profile counts no more, of which nothing is told."""
         self._totals: dict[Key, StreamCounts] = {}
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = min(STREAMS_MAX, descriptors // DESCRIPTORS_PART)
@@ -89,6 +91,14 @@ class Flows:
             flow.end()
             self._process.end(flow)
 
+    def replace(self, flow: Flow) -> None:
+        """End a stream whose profile counts no more, and tell of it no more.
+
+        It may be counted to its end late, and the same profile may count anew by then: not for those rows.
+        """
+        self._replaced.add(flow.number)
+        self.end(flow)
+
     def sweep(self) -> None:
         """Give the memory back of streams that ended and are counted to their end."""
         for flow in list(self._flows.values()):
@@ -106,7 +116,9 @@ class Flows:
         if all(each.ring is not flow.ring for each in self._flows.values()):
             flow.ring.close()
         while len(self._ended) > ENDED_MAX or (len(self._ended) > 1 and self._ended_bytes > ENDED_BYTES_MAX):
-            del self._ended[next(iter(self._ended))]
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            self._replaced.discard(oldest)
         if len(self._totals) > KEYS_MAX:
             del self._totals[next(iter(self._totals))]
 
@@ -136,8 +148,9 @@ class Flows:
 
         Any thread may call it, one at a time for the same `told`.
         """
-        there = {flow.number: flow for flow in list(self._flows.values())}
-        ended = dict(list(self._ended.items()))
+        replaced = self._replaced.copy()
+        there = {flow.number: flow for flow in list(self._flows.values()) if flow.number not in replaced}
+        ended = {number: each for number, each in list(self._ended.items()) if number not in replaced}
         news = []
         for number in [*ended, *there]:
             key, reading = ended.get(number) or (there[number].key, None)

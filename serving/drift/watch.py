@@ -239,17 +239,17 @@ class Watch:
                 flow: Flow | None = self._another(old, chosen)
             else:
                 if old is not None:
-                    self.flows.end(old)
+                    self.flows.replace(old)
                 flow = self._flow(named, Role.LIVE, chosen)
             if flow is not None:
                 inlets.append(_inlet(seat.spec, at, flow))
         for flow in before.values():
-            self.flows.end(flow)
+            self.flows.replace(flow)
         seat.intake.inlets = inlets
 
     def _another(self, flow: Flow, chosen: Look) -> Flow:
         """End a stream, and begin the one that comes after it."""
-        self.flows.end(flow)
+        self.flows.replace(flow)
         model, version, _, _ = flow.key
         return self.flows.begin(flow.key, chosen, self._profiles.get((model, version)), flow)
 

@@ -359,6 +359,24 @@ def test_a_change_of_profile_begins_a_stream_exactly_there_and_no_row_is_lost():
     run(scene())
 
 
+def test_rows_counted_late_are_not_told_as_those_of_the_same_profile_put_again():
+    async def scene() -> None:
+        version = mlp()
+        profile = profile_of(version, *looks_of(version))
+        async with watching(version, profile=profile) as watch:
+            os.kill(watch._process.pid, signal.SIGSTOP)
+            version.answer(taps(watch, version), **batch_of(20, 1))
+            watch.follow_profiles({})
+            watch.follow_profiles({("m", "1"): profile})
+            version.answer(taps(watch, version), **batch_of(5, 2))
+            os.kill(watch._process.pid, signal.SIGCONT)
+            await until(lambda: [each.rows for each in readings(watch, "x")] == [20, 0, 5])
+            told = [StreamReading.from_json(each[-1]) for each in watch.flows.news({})]
+        assert {(each.profile, each.rows) for each in told} == {(profile.hash, 5)}
+
+    run(scene())
+
+
 def test_a_profile_may_change_how_rows_are_taken():
     async def scene() -> None:
         version = Version({"x": ("INT64", [-1, -1])}, {"y": ("FP32", [-1, 2])})
