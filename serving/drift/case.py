@@ -22,13 +22,20 @@ Numbers = NDArray[np.float64]
 class Case:
     """One panel of a stream. Its counts are bins: [bins, F], and for numbers one more row for Inf.
 
+    Parameters
+    ----------
+    panel : Edges or Alphabet
+    together : int
+        The features of all panels of the stream, which is judged as a whole.
+    window_s, half_life_s : float
+
     Attributes
     ----------
     reference : int64[F, bins]
         What was normal.
     """
 
-    def __init__(self, panel: Panel, window_s: float, half_life_s: float) -> None:
+    def __init__(self, panel: Panel, together: int, window_s: float, half_life_s: float) -> None:
         self.panel = panel
         self.ordered = isinstance(panel, Edges)
         self.reference: Counts = self.bins(_binned(panel, panel.n, panel.counts))
@@ -38,7 +45,8 @@ class Case:
         self.decayed = Decayed(shape, half_life_s)
         self.latest: Latest | None = None
         """Kept while there is an alarm, to see when it is over."""
-        self.detector = Detector(self.reference, ordered=self.ordered, possible=_possible(panel))
+        possible = _possible(panel)
+        self.detector = Detector(self.reference, ordered=self.ordered, possible=possible, together=together)
 
     @property
     def features(self) -> tuple[str, ...]:

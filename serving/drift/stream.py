@@ -50,10 +50,10 @@ class Stream:
         self.look: Look | None = None
         self.sources = Sources()
         self.reference = reference
-        panels = reference.panels if reference is not None else {}
-        self.cases = {
-            name: Case(panel, settings.window_s, settings.half_life_s) for name, panel in panels.items()
-        }
+        self.cases: dict[str, Case] = {}
+        if reference is not None:
+            together, windows = reference.features, (settings.window_s, settings.half_life_s)
+            self.cases = {name: Case(each, together, *windows) for name, each in reference.panels.items()}
         self.judge = Judge(self.cases) if self.cases else None
         self._new: Panels = {}
 

@@ -55,8 +55,9 @@ class Watch:
     """Evidence about one tensor."""
 
     def __init__(self, profile: Profile, tensor: str) -> None:
-        panels = profile.tensors[tensor].panels
-        self.cases = {name: Case(panel, 3600.0, 3600.0) for name, panel in panels.items()}
+        reference = profile.tensors[tensor]
+        together = reference.features
+        self.cases = {name: Case(each, together, 3600.0, 3600.0) for name, each in reference.panels.items()}
 
     def drifted(self, matrices: dict[str, np.ndarray]) -> bool:
         for name, matrix in matrices.items():

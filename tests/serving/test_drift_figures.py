@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,16 @@ from hypothesis.extra.numpy import arrays
 
 from kernels import loglinear
 from serving.config import Drift as Settings
+from serving.drift.case import Case
 from serving.drift.drift import Drift
 from serving.drift.reading import StreamReading
 from serving.drift.report import Distances, Feature, Report, Stream, Version
 from serving.drift.statement import statement
 from serving.drift.store import Store
+from serving.drift.stream import Stream as DriftStream
 from serving.drift.tally import Tally
 from serving.drift.view import Kind, Look, View
-from tests.counted import Counted, codes_profile, normal, profile
+from tests.counted import Counted, codes_profile, normal, profile, tally
 from tests.serving.test_drift_control import START_US, a_folder
 
 KEY = ("m", "7", "live", "x")
@@ -63,6 +66,20 @@ def test_figures_are_those_of_the_values_however_odd_these_are(matrix):
                 assert (feature["seen"]["low"], feature["seen"]["high"]) == (finite.min(), finite.max())
                 scale = np.abs(finite).max() + 1
                 assert window["mean"] / scale == pytest.approx(finite.mean() / scale, abs=1e-9)
+
+
+def test_a_panel_pays_for_all_features_that_are_judged_with_it():
+    [reference] = PROFILE.tensors.values()
+    [panel] = reference.panels.values()
+    both = replace(reference, panels={"one": panel, "other": panel})
+    rows = tally(panel, normal(500, shift=1.0))
+    stream = DriftStream(KEY, "h", both, Settings(), START_US)
+    case, alone = stream.cases["one"], Case(panel, reference.features, 3600.0, 3600.0)
+    for each in (case, alone):
+        for _ in range(3):
+            each.take(rows, 0.0)
+    assert (case.detector.log_e < alone.detector.log_e).all()
+    assert (case.detector.log_e > 0).any()
 
 
 def test_distances_are_zero_for_the_reference_itself(tmp_path):
