@@ -10,22 +10,20 @@ docs/performance.md and docs/statistics.md say what is measured and how. About a
 
 from __future__ import annotations
 
-import argparse
-import datetime as dt
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
-from loadtests.bench import machine, models
+from loadtests.bench import command
 from loadtests.bench.errors import BenchError
-from loadtests.bench.rows import Better, Goal, Row, figure, or_reason, table, write
+from loadtests.bench.machine import Cores
+from loadtests.bench.rows import Better, Goal, Row, or_reason
 from loadtests.bench.turnout import Bench
 from loadtests.driftbench import folding, path, simulated
-from loadtests.ladder import FOLDER, closing, whole
 
 PEERS = Path("build/peers/bin/python")
 PEERS_S_MAX = 3 * 3600
@@ -61,43 +59,17 @@ def _peers(folder: Path, *, quick: bool) -> Iterator[Row]:
         yield Row(**{**each, "goal": goal, "runs": tuple(each.get("runs", ()))})
 
 
-def arguments(given: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="loadtests.drift", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="little of everything: does it work")
-    parser.add_argument(
-        "--only", default="", metavar="PATTERN", help="fold, drift/tap, drift/S, simulated, peers (* allowed)"
-    )
-    parser.add_argument("--seconds", type=whole, default=2, help="of each measurement (default 2)")
-    parser.add_argument("--repeat", type=whole, default=5, help="measurements of which the median is taken")
-    parser.add_argument("--seed", type=int, default=1, help="of all that is drawn (default 1)")
-    options = parser.parse_args(given)
-    if options.quick:
-        options.seconds = options.repeat = 1
-    return options
-
-
 def main(given: Sequence[str] | None = None) -> int:
-    """Measure and report. Goals that are missed are told, and do not fail: a benchmark is not a test."""
-    options = arguments(sys.argv[1:] if given is None else given)
-    where, cores = machine.describe(), machine.cores()
-    when = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC"
-    try:
-        machine.require_wrk()
-    except BenchError as error:
-        print(error, file=sys.stderr)
-        return 2
-    os.sched_setaffinity(0, cores.load)
-    print(f"{where}, {when}\n{cores}", flush=True)
-    bench = Bench(FOLDER, cores, options.seconds, options.repeat, options.only)
-    models.lay_out(bench.repository)
-    rows = [Row("machine", len(cores.every), "cores", note=f"{where}, {when}; {cores}")]
-    for row in measured(bench, quick=options.quick, seed=options.seed):
-        print(*filter(None, (row.name, figure(row.value), row.unit, row.verdict, row.note)), flush=True)
-        rows.append(row)
-        write(rows, FOLDER / "drift.json")
-    print(f"\n{table(rows[1:])}\n\n{where}, {when}\n{cores}\n{closing(rows)}")
-    return 0
+    """Run from the command line."""
+    parser = command.options("drift", __doc__)
+    parser.add_argument("--seed", type=int, default=1, help="of all that is drawn (default 1)")
+    options = command.read(parser, given)
+
+    def bench(cores: Cores) -> Bench:
+        command.beside(cores)
+        return Bench(command.FOLDER, cores, options.seconds, options.repeat, options.only)
+
+    return command.run("drift", bench, partial(measured, quick=options.quick, seed=options.seed))
 
 
 if __name__ == "__main__":

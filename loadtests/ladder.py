@@ -10,18 +10,15 @@ docs/performance.md says what is measured and how.
 from __future__ import annotations
 
 import argparse
-import datetime as dt
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from loadtests.bench import footprint, latency, machine, models, throughput
-from loadtests.bench.errors import BenchError
-from loadtests.bench.rows import Row, figure, or_reason, table, write
+from loadtests.bench import command, footprint, latency, throughput
+from loadtests.bench.machine import Cores
+from loadtests.bench.rows import Row, or_reason
 from loadtests.bench.turnout import Bench
 
-FOLDER = Path("build/bench")
 Rung = Callable[[Bench], Iterator[Row]]
 
 
@@ -46,58 +43,23 @@ def climb(bench: Bench) -> Iterator[Row]:
             yield row
 
 
-def arguments(given: Sequence[str]) -> argparse.Namespace:
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="loadtests.ladder", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a second each, once: does it work")
-    parser.add_argument(
-        "--only", default="", metavar="PATTERN", help="figures whose name has this in it (* allowed)"
-    )
-    parser.add_argument("--seconds", type=whole, default=2, help="of each measurement (default 2)")
-    parser.add_argument("--repeat", type=whole, default=3, help="measurements of which the median is taken")
+    parser = command.options("ladder", __doc__, repeat=3)
     parser.add_argument("--prototype", type=Path, metavar="DIR", help="a prototype to measure beside")
-    options = parser.parse_args(given)
-    if options.quick:
-        options.seconds = options.repeat = 1
-    return options
-
-
-def whole(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 600:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 600, got {text!r}")
-    return int(text)
+    return command.read(parser, given)
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Measure and report. Goals that are missed are told, and do not fail: a benchmark is not a test."""
-    options = arguments(sys.argv[1:] if given is None else given)
-    today = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC"
-    where, cores = machine.describe(), machine.cores()
-    try:
-        machine.require_wrk()
-    except BenchError as error:
-        print(error, file=sys.stderr)
-        return 2
-    os.sched_setaffinity(0, cores.load)
-    print(f"{where}, {today}\n{cores}", flush=True)
-    bench = Bench(FOLDER, cores, options.seconds, options.repeat, options.only, options.prototype)
-    models.lay_out(bench.repository)
-    rows = [Row("machine", len(cores.every), "cores", note=f"{where}, {today}; {cores}")]
-    for row in climb(bench):
-        print(*filter(None, (row.name, figure(row.value), row.unit, row.verdict, row.note)), flush=True)
-        rows.append(row)
-        write(rows, FOLDER / "ladder.json")
-    print(f"\n{table(rows[1:])}\n\n{where}, {today}\n{cores}\n{closing(rows)}")
-    return 0
+    """Run from the command line."""
+    options = arguments(given)
 
+    def bench(cores: Cores) -> Bench:
+        command.beside(cores)
+        wanted = (options.seconds, options.repeat, options.only, options.prototype)
+        return Bench(command.FOLDER, cores, *wanted)
 
-def closing(rows: Sequence[Row]) -> str:
-    """Say how many goals there were, and which were missed."""
-    missed = [row for row in rows if row.missed]
-    count = sum(row.goal is not None for row in rows)
-    if not missed:
-        return f"{count} goals, none missed"
-    return f"{count} goals, {len(missed)} missed: {', '.join(row.name for row in missed)}"
+    return command.run("ladder", bench, climb)
 
 
 if __name__ == "__main__":

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Sequence
 
-from loadtests.bench import latency, machine, models
-from loadtests.bench.rows import figure, table, write
+from loadtests.bench import command, latency
+from loadtests.bench.machine import Cores
 from loadtests.bench.turnout import Bench
-from loadtests.ladder import FOLDER, closing, whole
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Measure and report; a goal that is missed is told, and does not fail."""
-    parser = argparse.ArgumentParser(prog="loadtests.loading", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--only", default="", metavar="PATTERN", help="figures whose name has this in it (* allowed)"
-    )
-    parser.add_argument("--seconds", type=whole, default=3, help="a third of the span before the loads")
-    options = parser.parse_args(sys.argv[1:] if given is None else given)
-    cores = machine.cores()
-    os.sched_setaffinity(0, cores.load)
-    bench = Bench(FOLDER, cores, options.seconds, 1, options.only)
-    models.lay_out(bench.repository)
-    print(f"{machine.describe()}\n{cores}", flush=True)
-    rows = []
-    for row in latency.loading(bench):
-        print(*filter(None, (row.name, figure(row.value), row.unit, row.verdict, row.note)), flush=True)
-        rows.append(row)
-        write(rows, FOLDER / "loading.json")
-    print(f"\n{table(rows)}\n{closing(rows)}")
-    return 0
+    """Run from the command line; --seconds are a third of the span before the loads."""
+    parser = command.options("loading", __doc__)
+    parser.set_defaults(seconds=3)
+    options = command.read(parser, given)
+
+    def bench(cores: Cores) -> Bench:
+        command.beside(cores)
+        return Bench(command.FOLDER, cores, options.seconds, 1, options.only)
+
+    return command.run("loading", bench, latency.loading)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,15 @@ docs/performance.md says what is measured and how.
 
 from __future__ import annotations
 
-import argparse
-import datetime as dt
-import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from loadtests.bench import machine, models
-from loadtests.bench.errors import BenchError
-from loadtests.bench.rows import Row, figure, table, write
+from loadtests.bench import command
+from loadtests.bench.machine import Cores
+from loadtests.bench.rows import Row
 from loadtests.bench.turnout import Bench
-from loadtests.ladder import FOLDER, closing, whole
 from loadtests.switching import checks, cost, selftest, shadowing, thousand
 
 
@@ -29,47 +26,21 @@ def measured(bench: Bench, baseline: Path | None) -> Iterator[Row]:
     yield from selftest.selftest(bench)
     yield from checks.checks(bench)
     yield from thousand.thousand(bench)
-    os.sched_setaffinity(0, bench.cores.load)
+    command.beside(bench.cores)
     yield from cost.cost(bench, baseline)
     yield from shadowing.shadowing(bench)
 
 
-def arguments(given: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="loadtests.switch", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a few switches, a second each: does it work")
-    parser.add_argument(
-        "--only", default="", metavar="PATTERN", help="figures whose name has this in it (* allowed)"
-    )
-    parser.add_argument("--seconds", type=whole, default=2, help="of each measurement (default 2)")
-    parser.add_argument("--repeat", type=whole, default=5, help="measurements of which the median is taken")
-    parser.add_argument("--baseline", type=Path, metavar="DIR", help="an older checkout to measure beside")
-    options = parser.parse_args(given)
-    if options.quick:
-        options.seconds = options.repeat = 1
-    return options
-
-
 def main(given: Sequence[str] | None = None) -> int:
-    """Measure and report. Goals that are missed are told, and do not fail: a benchmark is not a test."""
-    options = arguments(sys.argv[1:] if given is None else given)
-    where, cores = machine.describe(), machine.cores()
-    when = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC"
-    try:
-        machine.require_wrk()
-    except BenchError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{where}, {when}\n{cores}", flush=True)
-    bench = Bench(FOLDER, cores, options.seconds, options.repeat, options.only)
-    models.lay_out(bench.repository)
-    rows = [Row("machine", len(cores.every), "cores", note=f"{where}, {when}; {cores}")]
-    for row in measured(bench, options.baseline):
-        print(*filter(None, (row.name, figure(row.value), row.unit, row.verdict, row.note)), flush=True)
-        rows.append(row)
-        write(rows, FOLDER / "switch.json")
-    print(f"\n{table(rows[1:])}\n\n{where}, {when}\n{cores}\n{closing(rows)}")
-    return 0
+    """Run from the command line."""
+    parser = command.options("switch", __doc__)
+    parser.add_argument("--baseline", type=Path, metavar="DIR", help="an older checkout to measure beside")
+    options = command.read(parser, given)
+
+    def bench(cores: Cores) -> Bench:
+        return Bench(command.FOLDER, cores, options.seconds, options.repeat, options.only)
+
+    return command.run("switch", bench, partial(measured, baseline=options.baseline))
 
 
 if __name__ == "__main__":

@@ -113,6 +113,13 @@ def write(rows: Iterable[Row], path: Path) -> None:
     path.write_text(json.dumps(as_json(rows), indent=1) + "\n")
 
 
+def tell(rows: Iterable[Row]) -> Iterator[Row]:
+    """Print each figure as it is measured."""
+    for row in rows:
+        print(*filter(None, (row.name, figure(row.value), row.unit, row.verdict, row.note)), flush=True)
+        yield row
+
+
 def table(rows: Iterable[Row]) -> str:
     """Lay rows out for a terminal, one a line."""
     cells: list[tuple[str, ...]] = [("name", "value", "unit", "p50/p99 us", "goal", "")]

@@ -1,7 +1,5 @@
 """What does counting for drift cost those who are answered? On the event loop, and in requests a second.
 
-    python -m loadtests.driftbench.path [--quick] [--only PATTERN] [--seconds S] [--repeat N]
-
 The tap is what the loop itself pays: a lane shows it batches of S, one float32 input of 16 and one output of
 2, while the process that counts takes them out of the ring. What a lane pays without a tap is subtracted.
 Throughput is that of S through a real gateway, whose process that counts shares its core.
@@ -11,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from loadtests.bench import machine, models
 from loadtests.bench.errors import BenchError
 from loadtests.bench.readings import load, rounds, summary, verify
-from loadtests.bench.rows import Better, Goal, Row, figure, or_reason, ratio
+from loadtests.bench.rows import Better, Goal, Row, or_reason, ratio
 from loadtests.bench.server import Server, counted
 from loadtests.bench.traffic import Encoding, Traffic
 from loadtests.bench.turnout import Bench, Setup
@@ -176,22 +171,3 @@ def path(bench: Bench) -> Iterator[Row]:
     """Measure all of it."""
     yield from tap(bench)
     yield from throughput(bench)
-
-
-def main(given: Sequence[str] | None = None) -> int:
-    """Measure and print."""
-    from loadtests.ladder import FOLDER, arguments
-
-    options = arguments(sys.argv[1:] if given is None else given)
-    cores = machine.cores()
-    machine.require_wrk()
-    os.sched_setaffinity(0, cores.load)
-    bench = Bench(FOLDER, cores, options.seconds, options.repeat, options.only)
-    models.lay_out(bench.repository)
-    for row in path(bench):
-        print(*filter(None, (row.name, figure(row.value), row.unit, row.verdict, row.note)), flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

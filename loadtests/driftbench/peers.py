@@ -21,7 +21,7 @@ import numpy as np
 
 from kernels.concept import Adwin, PageHinkley
 from kernels.detect import Detector
-from loadtests.bench.rows import Better, Goal, Row, figure, table, write
+from loadtests.bench.rows import Better, Goal, Row, table, tell, write
 from loadtests.driftbench.contenders import CONTENDERS, Contender
 from loadtests.driftbench.delays import (
     AFTER_ROWS,
@@ -194,8 +194,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of all that is drawn (default 1)")
     options = parser.parse_args(sys.argv[1:] if given is None else given)
     rows = [versions()]
-    for row in figures(options):
-        print(*filter(None, (row.name, figure(row.value), row.unit, row.verdict, row.note)), flush=True)
+    for row in tell(figures(options)):
         rows.append(row)
         write(rows, FOLDER / "drift-peers.json")
     print(f"\n{table(rows)}")

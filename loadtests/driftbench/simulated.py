@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from loadtests.bench.rows import Row, figure, table, write
+from loadtests.bench.rows import Row, table, tell, write
 from loadtests.driftbench.delays import delays, recurring
 from loadtests.driftbench.labels import labels
 from loadtests.driftbench.undrifted import undrifted
@@ -36,8 +36,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of all that is drawn (default 1)")
     options = parser.parse_args(sys.argv[1:] if given is None else given)
     rows: list[Row] = []
-    for row in simulated(quick=options.quick, seed=options.seed):
-        print(*filter(None, (row.name, figure(row.value), row.unit, row.verdict, row.note)), flush=True)
+    for row in tell(simulated(quick=options.quick, seed=options.seed)):
         rows.append(row)
         write(rows, FOLDER / "drift-simulated.json")
     print(f"\n{table(rows)}")

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtests import ladder
-from loadtests.bench import client, floor, limit, machine, models, traffic, turnout, wrk
+from loadtests.bench import client, command, floor, limit, machine, models, traffic, turnout, wrk
 from loadtests.bench.client import Sample, percentile
 from loadtests.bench.errors import BenchError
 from loadtests.bench.latency import Watched
@@ -106,8 +106,8 @@ def test_what_cannot_be_measured_says_why_and_keeps_what_was():
 
 def test_the_closing_line_names_what_was_missed():
     met, missed = Row("a", 2.0, "s", Goal(1)), Row("b", 0.5, "s", Goal(1))
-    assert ladder.closing([met, Row("c", 1.0, "s")]) == "1 goals, none missed"
-    assert ladder.closing([met, missed]) == "2 goals, 1 missed: b"
+    assert command.closing([met, Row("c", 1.0, "s")]) == "1 goals, none missed"
+    assert command.closing([met, missed]) == "2 goals, 1 missed: b"
 
 
 # wrk

@@ -12,8 +12,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from loadtests import switch
-from loadtests.bench import client, models, traffic, turnout
+from loadtests.bench import client, command, models, traffic, turnout
 from loadtests.bench.client import Sample
 from loadtests.bench.errors import BenchError
 from loadtests.bench.readings import Reading
@@ -271,7 +270,7 @@ def test_four_replicas_are_asked_for_and_an_older_checkout_is_not_told_of_the_ad
 
 
 def test_quick_is_one_second_once():
-    options = switch.arguments(["--quick"])
+    options = command.read(command.options("switch", "What?"), ["--quick"])
     assert (options.seconds, options.repeat) == (1, 1)
 
 
