@@ -53,5 +53,6 @@ $(READY): requirements/dev.lock pyproject.toml
 	    { grep -v '^WARNING: Location' build/setup.log | tail -n 60 >&2; exit 1; }
 	@touch $@
 
-$(DEMO): | $(READY)
+# Made again when what it consists of changes; what is there already is kept.
+$(DEMO): serving/demo.py | $(READY)
 	@$(BIN)/turnout demo --into build/demo
