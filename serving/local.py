@@ -94,8 +94,13 @@ class Serving:
         """Whether requests are accepted and every live version is servable."""
         return self._listener is not None and self._gateway is not None and self._gateway.ready
 
-    async def start(self) -> None:
+    async def start(self, opening: Callable[[], None] = lambda: None) -> None:
         """Get the table, load and warm the models, then accept requests. On the loop that is to serve.
+
+        Parameters
+        ----------
+        opening : callable
+            Called just before requests are accepted.
 
         Raises
         ------
@@ -124,6 +129,7 @@ class Serving:
             await self._link.settle()
         if self._grpc is not None:
             self._rpc = engine(self._gateway)  # Its modules stay as well.
+        opening()
         settle_garbage()
         self._listener = Listener(self._gateway)
         await self._listener.start(self._http, tls)
@@ -238,25 +244,28 @@ def run(config: Config, announce: Announce | None = None) -> None:
         post = Post(folder, "local", brakes_folder(config))
         serving = Serving(config, sockets[0], sockets[1], post=post, grpc=rpc)
 
-        def ready() -> None:
-            desk.answer()
+        def opening() -> None:
+            # Whoever sees readiness finds the control; its socket lets them wait until it answers.
             url = f"http://{bound_at(sockets[2])}"
             control = access.control_folder(config)
             access.announce(control, url, str(config.repository.path))
             stack.callback(access.withdraw, control, url)
+
+        def ready() -> None:
+            desk.answer()
             if announce is not None:
                 http, metrics, admin = map(bound_at, sockets)
                 announce(http, "" if rpc is None else bound_at(rpc), metrics, admin)
 
-        uvloop.run(_serve(serving, ready))
+        uvloop.run(_serve(serving, opening, ready))
 
 
-async def _serve(serving: Serving, ready: Callable[[], None]) -> None:
+async def _serve(serving: Serving, opening: Callable[[], None], ready: Callable[[], None]) -> None:
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, over.set)
-    starting = loop.create_task(serving.start())
+    starting = loop.create_task(serving.start(opening))
     ending = loop.create_task(over.wait())
     await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
