@@ -7,34 +7,17 @@ as what came of it. So a fold over the journal gives the same table whatever lat
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from functools import reduce
 
 from router.names import check_alias, check_version
+from router.rollout import Rollout, superseded
 from router.table import Route, RoutingTable, known
+from router.verb import Verb
 
 
 class Refused(ValueError):
     """The change makes no sense as things stand; nothing was changed. The message is for the caller."""
-
-
-class Verb(StrEnum):
-    """What was asked for."""
-
-    ADOPT = "adopt"
-    """The first version of a model was found; it answers."""
-    TAKE = "take"
-    """A newer version was found, and configuration says that it takes over."""
-    SPLIT = "split"
-    SHADOW = "shadow"
-    STICK = "stick"
-    PROMOTE = "promote"
-    ROLLBACK = "rollback"
-    PIN = "pin"
-    UNPIN = "unpin"
-    ALIAS = "alias"
-    REMOVE = "remove"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +52,17 @@ class Remove:
     verb: Verb = Verb.REMOVE
 
 
-Change = SetRoute | SetAlias | Remove
+@dataclass(frozen=True, slots=True)
+class SetRollout:
+    """Let the rollout of `model` stand so, and its route with it if there is another one."""
+
+    verb: Verb
+    model: str
+    rollout: Rollout
+    route: Route | None = None
+
+
+Change = SetRoute | SetAlias | SetRollout | Remove
 
 
 def apply(table: RoutingTable, change: Change) -> RoutingTable:
@@ -82,13 +75,26 @@ def apply(table: RoutingTable, change: Change) -> RoutingTable:
     """
     match change:
         case SetRoute(model=model, route=route):
-            return table.with_route(model, route)
+            return _supersede(table, model, route).with_route(model, route)
+        case SetRollout(model=model, rollout=rollout, route=route):
+            after = table.with_rollout(model, rollout)
+            if route is not None:
+                return after.with_route(model, route)
+            return replace(after, revision=table.revision + 1)
         case SetAlias(model=model, alias=alias, version=version):
             return table.with_alias(model, alias, version)
         case Remove(model=model):
             if model not in table.routes:
                 raise Refused(f"no route for {model!r}; {known('models', sorted(table.routes))}")
-            return table.with_route(model, None)
+            return _supersede(table, model, None).with_route(model, None)
+
+
+def _supersede(table: RoutingTable, model: str, route: Route | None) -> RoutingTable:
+    """End the rollout that is under way, or frozen, if somebody else changes the route."""
+    rollout = table.rollouts.get(model)
+    if rollout is None or route == table.routes.get(model) or not (rollout.under_way or rollout.frozen):
+        return table
+    return table.with_rollout(model, superseded(rollout))
 
 
 def fold(changes: Iterable[Change]) -> RoutingTable:
@@ -99,4 +105,17 @@ def fold(changes: Iterable[Change]) -> RoutingTable:
 def is_idle(table: RoutingTable, change: Change) -> bool:
     """Say whether `change` would leave everything as it is, so that there is nothing to journal."""
     after = apply(table, change)
-    return (dict(after.routes), dict(after.aliases)) == (dict(table.routes), dict(table.aliases))
+    return _content(after) == _content(table)
+
+
+def _content(table: RoutingTable) -> tuple[object, ...]:
+    return dict(table.routes), dict(table.aliases), dict(table.rollouts)
+
+
+def route_of(change: Change) -> Route | None:
+    """Return the route that a change sets; None if it sets none."""
+    match change:
+        case SetRoute(route=route) | SetRollout(route=route):
+            return route
+        case _:
+            return None

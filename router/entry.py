@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from router.change import Change, Remove, SetAlias, SetRoute, Verb
-from router.table import Route, Shadow, Share, Sticky
+from router.change import Change, Remove, SetAlias, SetRollout, SetRoute
+from router.rollout import parse_rollout, rollout_document
+from router.table_document import parse_route, route_document
+from router.verb import Verb
 
 GENESIS = "0" * 64
 """What the first entry has for the hash of the one before it."""
@@ -122,6 +124,14 @@ def change_document(change: Change) -> dict[str, Any]:
             return {"set": "route", "verb": verb, "model": model, "route": route_document(route)}
         case SetAlias(model=model, alias=alias, version=version):
             return {"set": "alias", "model": model, "alias": alias, "version": version}
+        case SetRollout(verb=verb, model=model, rollout=rollout, route=route):
+            return {
+                "set": "rollout",
+                "verb": verb,
+                "model": model,
+                "rollout": rollout_document(rollout),
+                "route": None if route is None else route_document(route),
+            }
         case Remove(model=model):
             return {"set": "nothing", "model": model}
 
@@ -133,29 +143,10 @@ def parse_change(document: Mapping[str, Any]) -> Change:
             return SetRoute(Verb(verb), model, parse_route(route))
         case {"set": "alias", "model": model, "alias": alias, "version": version}:
             return SetAlias(model, alias, version)
+        case {"set": "rollout", "verb": verb, "model": model, "rollout": rollout, "route": route}:
+            parsed = None if route is None else parse_route(route)
+            return SetRollout(Verb(verb), model, parse_rollout(rollout), parsed)
         case {"set": "nothing", "model": model}:
             return Remove(model)
         case _:
             raise ValueError(f"a change of no known kind: {document.get('set')!r}")
-
-
-def route_document(route: Route) -> dict[str, Any]:
-    """Return a route as plain values."""
-    sticky = route.sticky
-    return {
-        "shares": [[share.version, share.weight_bp] for share in route.shares],
-        "shadows": [[shadow.version, shadow.share_bp] for shadow in route.shadows],
-        "sticky": None if sticky is None else {"keys": list(sticky.keys), "salt": sticky.salt},
-        "pinned": route.pinned,
-    }
-
-
-def parse_route(document: Mapping[str, Any]) -> Route:
-    """Read what `route_document` made."""
-    sticky = document["sticky"]
-    return Route(
-        tuple(Share(version, weight_bp) for version, weight_bp in document["shares"]),
-        tuple(Shadow(version, share_bp) for version, share_bp in document["shadows"]),
-        None if sticky is None else Sticky(tuple(sticky["keys"]), sticky["salt"]),
-        document["pinned"],
-    )

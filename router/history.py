@@ -5,9 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 
-from router.change import Refused, SetRoute, Verb, apply
+from router.change import Refused, apply, route_of
 from router.entry import GENESIS, Entry
+from router.rollout import Rollout
 from router.table import Route, RoutingTable
+from router.verb import Verb
 
 
 class History:
@@ -56,6 +58,11 @@ class History:
         """By model: the revision that gave it the route that it has."""
         return self._epochs
 
+    @property
+    def rollouts(self) -> Mapping[str, Rollout]:
+        """By model: the rollout that is under way, or was last."""
+        return self.table.rollouts
+
     def seen(self, model: str) -> frozenset[str]:
         """Return every version that ever had a share of the model's traffic, weight 0 and pins included."""
         return frozenset(self._seen.get(model, ()))
@@ -76,21 +83,21 @@ class History:
         self._judge(before, entry)
 
     def _judge(self, before: RoutingTable, entry: Entry) -> None:
-        change = entry.change
-        if not isinstance(change, SetRoute):
+        model, route = entry.change.model, route_of(entry.change)
+        if route is None:
             return
-        served = self._served.setdefault(change.model, [])
-        undone = self._undone.pop(change.model, None)
-        if change.verb is Verb.ROLLBACK:
-            old = before.routes.get(change.model)
-            if undone is not None and undone[0] == change.route:
+        served = self._served.setdefault(model, [])
+        undone = self._undone.pop(model, None)
+        if entry.change.verb is Verb.ROLLBACK:
+            old = before.routes.get(model)
+            if undone is not None and undone[0] == route:
                 served[:] = undone[1]  # The rollback was the mistake.
             else:
-                self._undone[change.model] = (old, served.copy())
-                left = _answering(old) - _answering(change.route) if old is not None else frozenset()
+                self._undone[model] = (old, served.copy())
+                left = _answering(old) - _answering(route) if old is not None else frozenset()
                 served[:] = [version for version in served if version not in left]
-        whole = change.route.whole
-        if whole and not change.route.pinned:
+        whole = route.whole
+        if whole and not route.pinned:
             served[:] = [version for version in served if version != whole]
             served.append(whole)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from router.change import Change, Refused, SetAlias, SetRoute, Verb
+from router.change import Change, Refused, SetAlias, SetRollout, SetRoute, route_of
 from router.history import History
 from router.names import check_named, check_version
+from router.rollout_intent import RolloutIntent, decide_rollout
 from router.table import (
     WHOLE_BP,
     NoRoute,
@@ -17,6 +18,7 @@ from router.table import (
     everything_to,
     known,
 )
+from router.verb import Verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Alias:
     version: str | None
 
 
-Intent = Adopt | Take | Split | Mirror | Stick | Promote | Rollback | Pin | Unpin | Alias
+Intent = Adopt | Take | Split | Mirror | Stick | Promote | Rollback | Pin | Unpin | Alias | RolloutIntent
 
 
 def decide(history: History, intent: Intent) -> Change:
@@ -138,6 +140,8 @@ def decide(history: History, intent: Intent) -> Change:
             return SetRoute(Verb.STICK, model, replace(_unpinned(history, model), sticky=sticky))
         case Promote(model, named):
             return SetRoute(Verb.PROMOTE, model, _promote(history, model, named))
+        case _:
+            return decide_rollout(history, intent)
 
 
 def _split(history: History, model: str, weights: tuple[tuple[str, int], ...]) -> Route:
@@ -219,7 +223,7 @@ def undo(history: History, change: Change) -> str:
     """Return the command that takes `change` back, given the history before it; empty if there is none."""
     before = history.table
     match change:
-        case SetRoute(model=model) if model in before.routes:
+        case SetRoute(model=model) | SetRollout(model=model) if route_of(change) and model in before.routes:
             return f"turnout rollback {model} --to-revision {before.revision}"
         case SetAlias(model=model, alias=alias):
             version = before.aliases.get(model, {}).get(alias)

@@ -22,6 +22,8 @@ class Reason(StrEnum):
     """It was drawn at random, by its weight."""
     STICKY = "sticky"
     """The caller's key fell into its share."""
+    BASELINE = "baseline"
+    """It fell to the arm of the stable version that the canary is compared with, drawn or by its key."""
     NAMED = "named"
     """The request named the version or an alias of it."""
     PINNED = "pinned"
@@ -101,7 +103,8 @@ def pick(
         return Choice(route.pinned, table.revision, Reason.PINNED)
     if route.whole:
         return Choice(route.whole, table.revision, Reason.STATIC)
+    slot, reason = drawn, Reason.SPLIT
     if route.sticky is not None and key is not None:
-        slot = Wheel(model, route.sticky.salt).slot(key)
-        return Choice(version_at(route, slot), table.revision, Reason.STICKY)
-    return Choice(version_at(route, drawn), table.revision, Reason.SPLIT)
+        slot, reason = Wheel(model, route.sticky.salt).slot(key), Reason.STICKY
+    reason = Reason.BASELINE if slot in route.baseline_slots else reason
+    return Choice(version_at(route, slot), table.revision, reason)

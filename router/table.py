@@ -6,8 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from router.names import check_alias, check_version
+
+if TYPE_CHECKING:
+    from router.rollout import Rollout
 
 WHOLE_BP = 10_000
 """All traffic, in basis points (1 bp = 0.01 %). Integers, so that splits add up exactly."""
@@ -112,6 +116,9 @@ class Route:
     sticky: Sticky | None = None
     pinned: str = ""
     """All requests that name no version go to this one, whatever the shares say."""
+    baseline_bp: int = 0
+    """So much of the primary's share, from its low end on, is answered apart: the arm that a canary is
+    compared with. It has batches of its own, so that its latency is not that of larger ones."""
     ends_bp: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -128,6 +135,11 @@ class Route:
             raise InvalidTable(f"the weights add up to {percent(total_bp)}, not 100%")
         if self.pinned:
             check_version(self.pinned)
+        most_bp = max(share.weight_bp for share in self.shares)
+        if not 0 <= self.baseline_bp <= most_bp:
+            raise InvalidTable(
+                f"a baseline arm of {self.baseline_bp} bp is no part of the largest share, {percent(most_bp)}"
+            )
         ordered = tuple(sorted(self.shares, key=lambda share: int(share.version), reverse=True))
         object.__setattr__(self, "shares", ordered)
         shadows = tuple(sorted(self.shadows, key=lambda shadow: int(shadow.version), reverse=True))
@@ -139,6 +151,13 @@ class Route:
     def primary(self) -> str:
         """The version with the most traffic; the older one on a tie."""
         return max(reversed(self.shares), key=lambda share: share.weight_bp).version
+
+    @property
+    def baseline_slots(self) -> range:
+        """The slots of the baseline arm; none without one."""
+        at = [share.version for share in self.shares].index(self.primary)
+        start = self.ends_bp[at] - self.shares[at].weight_bp
+        return range(start, start + self.baseline_bp)
 
     @property
     def whole(self) -> str:
@@ -156,6 +175,7 @@ class Route:
     def __str__(self) -> str:
         words = [f"{share.version}={percent(share.weight_bp)}" for share in self.shares]
         words += [f"shadow:{shadow.version}={percent(shadow.share_bp)}" for shadow in self.shadows]
+        words += [f"baseline:{self.primary}={percent(self.baseline_bp)}"] if self.baseline_bp else []
         words += [f"pinned:{self.pinned}"] if self.pinned else []
         return " ".join(words)
 
@@ -177,11 +197,13 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """Every route and alias, as of one revision. Replaced whole, never edited."""
+    """Every route, alias and rollout, as of one revision. Replaced whole, never edited."""
 
     revision: int = 0
     routes: Mapping[str, Route] = field(default_factory=lambda: MappingProxyType({}))
     aliases: Mapping[str, Aliases] = field(default_factory=lambda: MappingProxyType({}))
+    rollouts: Mapping[str, Rollout] = field(default_factory=lambda: MappingProxyType({}))
+    """By model: the rollout that is under way, or was last. Replicas are not told of it."""
 
     def __post_init__(self) -> None:
         for model, named in self.aliases.items():
@@ -211,6 +233,10 @@ class RoutingTable:
         if not named:
             del aliases[model]
         return replace(self, revision=self.revision + 1, aliases=MappingProxyType(aliases))
+
+    def with_rollout(self, model: str, rollout: Rollout) -> RoutingTable:
+        """Return this revision with a rollout of `model` that stands so; it is part of a larger change."""
+        return replace(self, rollouts=MappingProxyType({**self.rollouts, model: rollout}))
 
     def needs(self, model: str) -> frozenset[str]:
         """Return the versions of `model` that must be loaded for its route."""

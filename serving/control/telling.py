@@ -40,8 +40,8 @@ from typing import Any
 
 import orjson
 
-from router.entry import parse_route, route_document
 from router.table import RoutingTable
+from router.table_document import parse_route, route_document
 from serving import sockets
 
 log = logging.getLogger("turnout.telling")

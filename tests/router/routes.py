@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import strategies as st
 
-from router.change import Change, Remove, SetAlias, SetRoute, Verb
+from router.change import Change, Remove, SetAlias, SetRollout, SetRoute
 from router.entry import Entry
 from router.history import History
+from router.plan import AbortPolicy, Analysis, Pause, Plan, SetMirror, SetWeight
+from router.plan import Promote as PromoteStep
+from router.rollout import Phase, Reason, Rollout
 from router.table import SHADOWS_MAX, SHARES_MAX, WHOLE_BP, Route, Shadow, Share, Sticky
+from router.verb import Verb
 
 versions = st.integers(1, 60).map(str) | st.integers(1, 10**18 - 1).map(str)
 models = st.sampled_from(["digits", "fraud"])
@@ -47,10 +52,60 @@ shadows = st.lists(
     max_size=SHADOWS_MAX,
     unique_by=lambda shadow: shadow.version,
 ).map(tuple)
-routes = st.builds(Route, shares(), shadows, stickies, st.just("") | versions)
+plain_routes = st.builds(Route, shares(), shadows, stickies, st.just("") | versions)
+routes = plain_routes | st.builds(
+    lambda route, part: replace(
+        route, baseline_bp=int(part * max(share.weight_bp for share in route.shares))
+    ),
+    plain_routes,
+    st.floats(0, 1),
+)
 verbs = st.sampled_from([verb for verb in Verb if verb not in (Verb.ALIAS, Verb.REMOVE)])
+steps = st.lists(
+    st.builds(SetWeight, st.integers(0, WHOLE_BP))
+    | st.builds(SetMirror, st.integers(0, WHOLE_BP))
+    | st.builds(Pause, st.none() | st.floats(0.5, 1e6))
+    | st.builds(Analysis, st.floats(0.5, 1e6), st.just(()) | st.just(("wrong",))),
+    max_size=6,
+)
+METRICS = ({"name": "wrong", "tolerance": 1.1}, {"name": "failure"})
+verdict_documents = st.none() | st.just({"word": "Failed", "counts": [[5, 8, 12]], "log10_e": 2.5})
+
+
+@st.composite
+def plans(draw: st.DrawFn, model: str = "digits", candidate: str = "8") -> Plan:
+    return Plan(
+        draw(st.sampled_from(["canary", "a rollout"])),
+        model,
+        candidate,
+        (*draw(steps), PromoteStep()),
+        draw(st.sampled_from(AbortPolicy)),
+        draw(st.sampled_from([0.01, 0.05])),
+        metrics=METRICS,
+        baseline=draw(st.booleans()),
+        watch_s=draw(st.sampled_from([0.0, 60.0])),
+        cool_down_s=draw(st.sampled_from([0.0, 3600.0])),
+    )
+
+
+rollouts = st.builds(
+    Rollout,
+    plans(),
+    st.integers(1, 2**40),
+    versions,
+    routes,
+    st.sampled_from(Phase),
+    st.integers(0, 7),
+    st.integers(0, 2**50),
+    st.integers(0, 2**50),
+    st.sampled_from(Reason),
+    st.just("") | st.just("it failed"),
+    st.none() | st.just({"late_ns": [1, 2, 3], "confidence": 0.5}),
+    verdict_documents,
+)
 changes: st.SearchStrategy[Change] = (
     st.builds(SetRoute, verbs, models, routes)
+    | st.builds(SetRollout, verbs, models, rollouts, st.none() | routes)
     | st.builds(SetAlias, models, aliases, st.none() | versions)
     | st.builds(Remove, models)
 )

@@ -6,14 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.change import Change, Refused, Remove, SetAlias, SetRoute, Verb, apply, fold, is_idle
+from router.change import Change, Refused, Remove, SetAlias, SetRoute, apply, fold, is_idle
 from router.names import InvalidName
+from router.rollout import Rollout
 from router.table import Route, RoutingTable
+from router.verb import Verb
 from tests.router.routes import aliases, changes, models, routes, versions
 
 
-def held(table: RoutingTable) -> tuple[dict[str, Route], dict[str, dict[str, str]]]:
-    return dict(table.routes), {model: dict(named) for model, named in table.aliases.items()}
+def held(table: RoutingTable) -> tuple[dict[str, Route], dict[str, dict[str, str]], dict[str, Rollout]]:
+    aliases = {model: dict(named) for model, named in table.aliases.items()}
+    return dict(table.routes), aliases, dict(table.rollouts)
 
 
 def applied(changes: list[Change]) -> RoutingTable:

@@ -19,10 +19,9 @@ from router.entry import (
     check_chain,
     parse,
     parse_change,
-    parse_route,
-    route_document,
 )
 from router.table import Route
+from router.table_document import parse_route, route_document
 from tests.router.routes import changes, routes, words
 
 entries = st.builds(

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.change import Refused, Remove, SetRoute, Verb, fold
+from router.change import Refused, Remove, SetRoute, fold
 from router.history import History
 from router.table import WHOLE_BP, Route, Share, everything_to
+from router.verb import Verb
 from tests.router.routes import changes, journal, journalled
 
 kept = st.lists(changes.filter(lambda change: not isinstance(change, Remove)), max_size=10)

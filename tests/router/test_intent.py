@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from router.change import Refused, SetAlias, SetRoute, Verb, apply, fold, is_idle
+from router.change import Refused, SetAlias, SetRoute, apply, fold, is_idle
 from router.entry import check_chain, parse
 from router.history import History
 from router.intent import (
@@ -30,6 +30,7 @@ from router.intent import (
 )
 from router.names import InvalidName
 from router.table import WHOLE_BP, InvalidTable, Sticky, everything_to
+from router.verb import Verb
 from tests.router.routes import aliases, journalled, models, weights
 
 few = st.integers(1, 6).map(str)

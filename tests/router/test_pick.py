@@ -44,6 +44,19 @@ def test_callers_are_dealt_by_the_weights_whatever_model_and_salt(
             assert likely(dealt[share.version], share.weight_bp / WHOLE_BP)
 
 
+@given(routes)
+def test_the_baseline_arm_is_the_low_end_of_the_largest_share_and_no_more(route: Route) -> None:
+    arm = set(route.baseline_slots)
+    assert len(arm) == route.baseline_bp
+    owned = slots(route)[route.primary]
+    assert arm == set(sorted(owned)[: route.baseline_bp])
+    for slot in {0, WHOLE_BP - 1, *list(arm)[:2]}:
+        if not (route.pinned or route.whole):
+            choice = pick(table(route), "digits", drawn=slot)
+            assert (choice.reason is Reason.BASELINE) == (slot in arm)
+            assert slot in slots(route)[choice.version]
+
+
 @pytest.mark.parametrize("written", ["user-%d", "%d", "%08d", "customer/%d@example.org", "%x"])
 def test_callers_that_are_numbered_are_dealt_by_the_weights_too(written: str) -> None:
     for salt in range(30):

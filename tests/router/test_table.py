@@ -121,7 +121,7 @@ def test_a_route_needs_every_version_that_it_names(route: Route) -> None:
 @given(routes)
 def test_a_route_written_for_people_names_every_share_and_shadow(route: Route) -> None:
     words = str(route).split()
-    assert len(words) == len(route.shares) + len(route.shadows) + bool(route.pinned)
+    assert len(words) == len(route.shares) + len(route.shadows) + bool(route.baseline_bp) + bool(route.pinned)
     assert all(any(f"{version}" in word for word in words) for version in route.versions)
 
 

@@ -19,9 +19,10 @@ from random import Random
 
 import pytest
 
-from router.change import SetRoute, Verb
+from router.change import SetRoute
 from router.entry import GENESIS, BrokenChain, Entry
 from router.table import everything_to
+from router.verb import Verb
 from serving.journal.duplicate import Duplicate, copy_of
 from serving.journal.journal import Journal, JournalError, OlderTerm, read
 
