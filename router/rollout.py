@@ -312,6 +312,11 @@ def pause(rollout: Rollout, now_us: int) -> Move:
     return _pause(rollout, Reason.BY_REQUEST, "by request", now_us, None)
 
 
+def stall(rollout: Rollout, message: str, now_us: int) -> Move:
+    """Wait for a person, because what is due cannot be done."""
+    return _pause(rollout, Reason.ERROR, message, now_us, None)
+
+
 def resume(rollout: Rollout, now_us: int) -> Move:
     """Go on where it was paused: a pause or an analysis that it waited in begins anew."""
     step = rollout.plan.steps[rollout.step]

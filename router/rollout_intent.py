@@ -71,8 +71,17 @@ class RetryRollout:
 
 
 @dataclass(frozen=True, slots=True)
+class StallRollout:
+    """Wait for a person, because the step that is due cannot be taken."""
+
+    model: str
+    message: str
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class FreezeTerms:
-    """Compare with these terms from now on."""
+    """Compare with these terms from now on; what was frozen before stays as it is."""
 
     model: str
     terms: Mapping[str, Any]
@@ -94,6 +103,7 @@ RolloutIntent = (
     | ResumeRollout
     | AbortRollout
     | RetryRollout
+    | StallRollout
     | FreezeTerms
     | Observe
 )
@@ -115,8 +125,9 @@ def decide_rollout(history: History, intent: RolloutIntent) -> SetRollout:
     match intent:
         case RetryRollout(now_us=now_us):
             return _retry(history, rollout, now_us)
-        case FreezeTerms(terms=terms) if rollout.terms is None:
-            return SetRollout(Verb.ROLLOUT, intent.model, replace(rollout, terms=terms))
+        case FreezeTerms(terms=terms):
+            frozen = {name: value for name, value in (rollout.terms or {}).items() if value is not None}
+            return SetRollout(Verb.ROLLOUT, intent.model, replace(rollout, terms={**terms, **frozen}))
         case AbortRollout(now_us=now_us):
             over = not (rollout.under_way or rollout.frozen)
             move = Move(rollout, None, Verb.ROLLOUT, "") if over else at.abort(rollout, now_us)
@@ -131,11 +142,12 @@ def decide_rollout(history: History, intent: RolloutIntent) -> SetRollout:
         case PauseRollout(now_us=now_us):
             _check(rollout, under_way=rollout.phase is Phase.PROGRESSING, verb="pause")
             move = at.pause(rollout, now_us)
+        case StallRollout(message=message, now_us=now_us):
+            _check(rollout, under_way=rollout.phase is Phase.PROGRESSING, verb="stall")
+            move = at.stall(rollout, message, now_us)
         case ResumeRollout(now_us=now_us):
             _check(rollout, under_way=rollout.phase is Phase.PAUSED, verb="resume")
             move = at.resume(rollout, now_us)
-        case _:
-            raise Refused(f"{rollout} has its terms already")
     same = move.route == history.table.routes.get(intent.model)
     return SetRollout(move.verb, intent.model, move.rollout, None if same else move.route)
 

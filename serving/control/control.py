@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -23,11 +23,11 @@ from router.table import newest_first
 from serving import sockets
 from serving.config import Traffic as Settings
 from serving.control import telling
-from serving.control.inspection import Inspection
 from serving.control.ordering import Carried, Ordering
 from serving.control.preparation import Preparation
 from serving.control.receipt import Receipt, Steps, receipt
 from serving.control.refusals import Lost, Stale
+from serving.control.room import Room
 from serving.control.roster import Outcome, Replica, Roster
 from serving.control.standing import Bank, standing
 from serving.control.telling import Line, Said, table_message
@@ -54,10 +54,10 @@ class Control:
         The time, in microseconds of Unix time.
     step : callable
         Told before each step of a change: compare, prepare, hold, journal, publish, receipt.
-    inspection : Inspection, optional
-        What looks after drift.
     ordering : Ordering, optional
         What has models loaded and unloaded.
+    rooms : sequence of Room
+        What else is spoken of with replicas.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Control:
         journal: Journal,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         step: Callable[[str], None] = lambda _step: None,
-        inspection: Inspection | None = None,
         ordering: Ordering | None = None,
+        rooms: Sequence[Room] = (),
     ) -> None:
         self._settings = settings
         self._folder = folder
@@ -82,8 +82,8 @@ class Control:
         self._preparation = Preparation(self.roster, settings.lease_s)
         self._bank = Bank()
         self._shadows = Gatherer()
-        self._inspection = inspection
         self._ordering = ordering
+        self._rooms = rooms
         self._changing = asyncio.Lock()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,10 +102,10 @@ class Control:
         for entry in self._journal.entries[self.history.revision :]:
             self.history.add(entry)  # What the control before this one wrote while it ended.
         self._write_table()
-        if self._inspection is not None:
-            self._inspection.start(self.roster)
         if self._ordering is not None:
             self._ordering.start(self.roster, self._settings.lease_s)
+        for room in self._rooms:
+            room.start(self)
         loop = asyncio.get_running_loop()
         door = self._folder / telling.DOOR
         # It gets its name when it already listens: a door that refuses is taken for a dead one.
@@ -131,8 +131,7 @@ class Control:
         if self._ordering is not None:
             self._ordering.close()
         try:
-            if self._inspection is not None:
-                await self._inspection.close()
+            await asyncio.gather(*[room.close() for room in self._rooms])
         finally:
             self._journal.close()
 
@@ -293,6 +292,11 @@ class Control:
         self._held = {}
         self.history.add(entry)
         self._write_table()
+        for room in self._rooms:
+            try:
+                room.note(entry)
+            except Exception:  # What is journalled is in force, whoever fails to take notice.
+                log.exception("event=not_noted revision=%d room=%r", entry.revision, room)
 
     async def _publish(self) -> Outcome:
         """Tell the table to all, and wait for each to say that it answers by it."""
@@ -327,8 +331,8 @@ class Control:
             line.send(self._table_line)
             if self._held:
                 line.say("hold", **self._held)
-            if self._inspection is not None:
-                self._inspection.greet(line)
+            for room in self._rooms:
+                room.greet(line)
         found = self.roster.at(line)
         if found is None:
             return
@@ -349,8 +353,9 @@ class Control:
                 self._look_for_news(found.ready)
             case {"say": "order" | "carried_out"} if self._ordering is not None:
                 self._ordering.hear(found, said)
-            case _ if self._inspection is not None:
-                self._inspection.hear(found, said)
+            case _:
+                for room in self._rooms:
+                    room.hear(found, said)
         self.roster.stir()
 
     def _renew(self, replica: Replica, sent_ns: int) -> None:

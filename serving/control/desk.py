@@ -21,8 +21,8 @@ from serving.access import JOURNAL
 from serving.aside import be_prompt
 from serving.config import Config, ConfigError
 from serving.control.control import Control
-from serving.control.inspection import Inspection
 from serving.control.ordering import Ordering
+from serving.control.rooms import Rooms, open_rooms
 from serving.journal.journal import Journal, JournalError
 from serving.orders import ORDERS, OrderMistake
 from serving.private import NotPrivate
@@ -66,14 +66,14 @@ class Desk:
         self._admin = admin
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="turnout-control", daemon=True)
-        self.inspection = open_inspection(config)
+        self.rooms = rooms_of(config)
         self.control = Control(
             config.traffic,
             folder,
             open_journal(config),
             step=step,
-            inspection=self.inspection,
             ordering=open_ordering(config),
+            rooms=self.rooms,
         )
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -110,7 +110,7 @@ class Desk:
             self.control.shadows,
             hosts=(host.strip("[]"),),
             stored=folder / JOURNAL,
-            drift=self.inspection,
+            drift=self.rooms.drift,
         )
         settings = uvicorn.Config(
             app,
@@ -156,10 +156,10 @@ def open_journal(config: Config) -> Journal:
         raise ConfigError(str(error)) from None
 
 
-def open_inspection(config: Config) -> Inspection:
-    """Return what looks after drift; `ConfigError` if its files are not private."""
+def rooms_of(config: Config) -> Rooms:
+    """Return what the control has beside traffic; `ConfigError` if its files are not private."""
     try:
-        return Inspection(config.drift, control_folder(config))
+        return open_rooms(config, control_folder(config))
     except (NotPrivate, OSError) as error:
         raise ConfigError(f"repository.state: {error}") from None
 

@@ -29,6 +29,8 @@ from serving.drift.reading import Key
 from serving.drift.store import Store
 
 if TYPE_CHECKING:
+    from router.entry import Entry
+    from serving.control.control import Control
     from serving.drift.drift import Drift, Named, Ripe
     from serving.drift.harvest import Message
     from serving.drift.report import ProfileStanding, Report
@@ -91,9 +93,9 @@ class Inspection:
     def __repr__(self) -> str:
         return f"<Inspection: {len(self._lines)} profiles, {len(self._told)} readings wait>"
 
-    def start(self, roster: Roster) -> None:
+    def start(self, control: Control) -> None:
         """Go on where the last control was, and judge. On the control's loop; it returns at once."""
-        self._roster = roster
+        self._roster = control.roster
         self._loop = asyncio.get_running_loop()
         self._judging = self._loop.create_task(self._judge_for_ever())
 
@@ -119,6 +121,9 @@ class Inspection:
             line.say("capture", **capture)
         if self._verdicts:
             line.send(self._verdicts)
+
+    def note(self, entry: Entry) -> None:
+        """Take no notice of changes of traffic: drift is each version's own."""
 
     def hear(self, replica: Replica, said: Said) -> None:
         """Put aside what a replica tells."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from router.change import Change, Refused, SetRoute
-from router.intent import Adopt, Intent, Rollback, Take
+from router.change import Change, Refused, route_of
+from router.intent import Adopt, Intent, Take
 from router.table import newest_first
+from router.verb import Verb
 from serving.control.roster import Roster
 
 
@@ -23,7 +24,8 @@ class Preparation:
         Refused
             If nobody is there to load it, or loading is no option because there is no time for it.
         """
-        if not isinstance(change, SetRoute) or isinstance(intent, Adopt | Take):
+        route = route_of(change)
+        if route is None or isinstance(intent, Adopt | Take):
             return []
         replicas = self._roster.replicas
         if not replicas:
@@ -31,20 +33,21 @@ class Preparation:
         # One that is still starting loads what its table needs before it answers anything, and one that is
         # silent is not waited for: it acknowledges in time, or is ended.
         counts = {name: each for name, each in replicas.items() if each.answering} or replicas
-        model, needed = change.model, change.route.versions
+        model, needed = change.model, route.versions
         lacking = [
             name
             for name, each in counts.items()
             if not needed <= set(each.ready.get(model, ())) and not each.is_silent(self._lease_s)
         ]
-        if lacking and isinstance(intent, Rollback):
+        if lacking and change.verb is Verb.ROLLBACK:
             raise Refused(self._not_ready(model, needed))
         return lacking
 
     async def load(self, lacking: list[str], change: Change) -> None:
         """Have replicas load and warm what a change needs; `Refused` if one cannot."""
-        assert isinstance(change, SetRoute)
-        model, needed = change.model, sorted(change.route.versions)
+        route = route_of(change)
+        assert route is not None
+        model, needed = change.model, sorted(route.versions)
         task = next(self._roster.tasks)
         for name in lacking:
             if name in self._roster.replicas:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from router.change import Change, SetRoute
+from router.change import Change, route_of
 from router.entry import Entry, change_document
 from serving.clock import utc
 from serving.control.roster import Outcome
@@ -57,12 +57,12 @@ class Receipt:
 
     def document(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""
-        route = str(self.change.route) if isinstance(self.change, SetRoute) else ""
+        route = route_of(self.change)
         return {
             "revision": self.revision,
             "model": self.change.model,
             "verb": str(self.change.verb),
-            "route": route,
+            "route": "" if route is None else str(route),
             "change": change_document(self.change),
             "by": self.by,
             "why": self.why,

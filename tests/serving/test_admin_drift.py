@@ -35,7 +35,7 @@ def inspection(tmp_path, monkeypatch) -> Iterator[Inspection]:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     made = Inspection(Settings(), tmp_path)
-    loop.call_soon_threadsafe(made.start, ROSTER)
+    loop.call_soon_threadsafe(made.start, SimpleNamespace(roster=ROSTER))
     yield made
     asyncio.run_coroutine_threadsafe(made.close(), loop).result(10)
     loop.call_soon_threadsafe(loop.stop)
