@@ -126,9 +126,13 @@ def brake(arguments: argparse.Namespace) -> int:
 
 
 def audit(arguments: argparse.Namespace) -> int:
-    """Verify or show the journal: of the gateway that runs, or the file of a configuration."""
+    """Verify, show or judge again the journal: of the gateway that runs, or the file of a configuration."""
     from serving import cli_words
 
+    if arguments.what == "recompute":
+        from serving.cli_rollout import recompute
+
+        return recompute(arguments)
     show = arguments.what == "show"
     words = cli_words.journal if show else cli_words.verified
     if arguments.config is None:
@@ -149,18 +153,24 @@ def look(arguments: argparse.Namespace, path: str, words: Words) -> int:
 
 
 def _change(arguments: argparse.Namespace, model: str, verb: str, said: Document) -> int:
-    """Ask for a change and print its receipt; what is not confirmed is no success."""
     from serving import cli_words
+
+    path, said = f"/v2/models/{model}/traffic/{verb}", {**said, "atomic": arguments.atomic}
+    return change(arguments, path, said, lambda it: cli_words.receipt(it, aside(arguments)))
+
+
+def change(arguments: argparse.Namespace, path: str, said: Document, words: Words) -> int:
+    """Ask for a change and print its receipt; what is not confirmed is no success."""
     from serving.cli_ask import Unclear, ask
 
-    body = {**said, "by": arguments.by or login(), "dry_run": arguments.dry_run, "atomic": arguments.atomic}
+    body = {**said, "by": arguments.by or login(), "dry_run": arguments.dry_run}
     body |= {"why": arguments.why} if arguments.why is not None else {}
     body |= {"if_revision": arguments.if_revision} if arguments.if_revision is not None else {}
     try:
-        answer = ask(access_of(arguments), f"/v2/models/{model}/traffic/{verb}", body, arguments.timeout)
+        answer = ask(access_of(arguments), path, body, arguments.timeout)
     except Unclear as unclear:
-        return tell(arguments, UNCLEAR, {"error": str(unclear)}, cli_words.nested)
-    code = tell(arguments, answer.status, answer.document, lambda it: cli_words.receipt(it, aside(arguments)))
+        return tell(arguments, UNCLEAR, {"error": str(unclear)}, words)
+    code = tell(arguments, answer.status, answer.document, words)
     if answer.status == 200 and not (answer.document["confirmed"] or answer.document["dry_run"]):
         return 1
     return code

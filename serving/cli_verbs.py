@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from serving import cli_drift, cli_load, cli_traffic
+from serving import cli_drift, cli_feedback, cli_load, cli_plan, cli_replay, cli_rollout, cli_traffic
 
 ANSWER_S_MAX = 60.0
 """How long the answer to a change is waited for, if nothing else is said."""
@@ -24,7 +24,7 @@ class AddVerb(Protocol):
 
 
 def add_verbs(add: AddVerb) -> None:
-    """Add the verbs of traffic, of models and of drift."""
+    """Add the verbs of traffic, of models, of drift, of rollouts and of quality."""
     _add_looks(add)
     _add_splits(add)
     _add_returns(add)
@@ -32,6 +32,10 @@ def add_verbs(add: AddVerb) -> None:
     _add_offline(add)
     _add_models(add)
     _add_drift(add)
+    _add_rollouts(add)
+    cli_plan.add_plan(add)
+    _add_quality(add)
+    _add_replay(add)
 
 
 def _add_looks(add: AddVerb) -> None:
@@ -117,8 +121,11 @@ def _add_offline(add: AddVerb) -> None:
         metavar="FILE",
         help="of the gateway; auto is the one that runs here",
     )
-    verb = add("audit", cli_traffic.audit, "show the journal, or verify that it is what was written")
-    verb.add_argument("what", choices=("verify", "show"), metavar="verify|show", help="which of the two")
+    verb = add("audit", cli_traffic.audit, "show the journal, or check that it is what was written")
+    what = ("verify", "show", "recompute")
+    verb.add_argument(
+        "what", choices=what, metavar="|".join(what), help="the last judges again by every verdict's counts"
+    )
     _asking(verb)
 
 
@@ -169,6 +176,56 @@ def _add_drift(add: AddVerb) -> None:
     _asking(verb)
 
 
+def _add_rollouts(add: AddVerb) -> None:
+    verb = add("rollout", cli_rollout.rollout, "let a version take over step by step, judged on the way")
+    actions = cli_rollout.ACTIONS
+    verb.add_argument("action", choices=actions, metavar="ACTION", help=f"one of {', '.join(actions)}")
+    verb.add_argument("of", metavar="FILE|MODEL", help="of start and check the FILE, of others the MODEL")
+    verb.add_argument("--full", action="store_true", help="of promote: give the candidate everything now")
+    verb.add_argument(
+        "--base",
+        type=cli_rollout.base_rate,
+        metavar="RATE",
+        help="of check: how much goes wrong now; 0.1%% without this",
+    )
+    _deciding(verb)
+    _asking(verb)
+
+
+def _add_quality(add: AddVerb) -> None:
+    verb = add("feedback", cli_feedback.feedback, "say what was right about answers, once that is known")
+    _model(verb)
+    verb.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE", help="many of them: .csv with a header, or .jsonl"
+    )
+    verb.add_argument("--id", metavar="ID", help="of the request that it is about")
+    verb.add_argument("--label", metavar="CLASS", help="the class, by its number or its name")
+    verb.add_argument(
+        "--score", type=float, metavar="NUMBER", help="the right number, where there are no classes"
+    )
+    verb.add_argument("--row", type=int, metavar="N", help="which row of the request, from 0")
+    verb.add_argument("--time", metavar="TIME", help="when it became known (UTC); now without this")
+    _asking(verb)
+    verb = add(
+        "quality", cli_feedback.quality, "say how good the answers of a model are, as far as labels say"
+    )
+    _model(verb)
+    verb.add_argument("--version", metavar="VERSION", help="of this one alone")
+    _asking(verb)
+
+
+def _add_replay(add: AddVerb) -> None:
+    verb = add(
+        "replay", cli_replay.replay, "run a model's latest requests through versions of it, and compare"
+    )
+    _model(verb)
+    verb.add_argument("--through", required=True, metavar="VERSIONS", help="such as 7,8")
+    verb.add_argument(
+        "--rows", type=_rows, metavar="N", help="the newest N inputs; all that are kept without"
+    )
+    _asking(verb, s_max=cli_replay.ANSWER_S_MAX)
+
+
 def _model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("model", metavar="MODEL", help="its name, or a reference such as models:/digits")
 
@@ -179,20 +236,24 @@ def _version(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _asking(verb: argparse.ArgumentParser) -> None:
+def _asking(verb: argparse.ArgumentParser, s_max: float = ANSWER_S_MAX) -> None:
     verb.add_argument("--json", action="store_true", help="answer in JSON")
     verb.add_argument("--admin", dest="admin_url", metavar="URL", help="of the admin application")
     verb.add_argument("--config", type=Path, metavar="FILE", help="the configuration of the gateway")
-    verb.add_argument("--timeout", type=_seconds, default=ANSWER_S_MAX, metavar="S", help="for the answer")
+    verb.add_argument("--timeout", type=_seconds, default=s_max, metavar="S", help="for the answer")
 
 
 def _changing(verb: argparse.ArgumentParser, *, why: bool = False) -> None:
+    _deciding(verb, why=why)
+    verb.add_argument("--atomic", action="store_true", help="hold requests for the moment of the change")
+    _asking(verb)
+
+
+def _deciding(verb: argparse.ArgumentParser, *, why: bool = False) -> None:
     verb.add_argument("--why", required=why, metavar="TEXT", help="the reason, for the journal")
     verb.add_argument("--by", metavar="NAME", help="who decided it; your login name without this")
     verb.add_argument("--dry-run", action="store_true", help="say what would become of it, and do nothing")
     verb.add_argument("--if-revision", type=_count, metavar="N", help="only if this revision is in force")
-    verb.add_argument("--atomic", action="store_true", help="hold requests for the moment of the change")
-    _asking(verb)
 
 
 def _count(text: str) -> int:

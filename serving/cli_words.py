@@ -16,11 +16,11 @@ def plain(words: object) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(words))
 
 
-def receipt(said: Document, aside: str = "") -> list[str]:
-    """Write what came of a change; `aside` are options that its undoing needs, too."""
+def receipt(said: Document, aside: str = "", rows: Sequence[tuple[str, str]] = ()) -> list[str]:
+    """Write what came of a change; `aside` are options that its undoing needs, too, `rows` come first."""
     lines = [plain(_headline(said))]
     now = said["route"] or _alias(said["change"])
-    rows = [("now", now)] if now else []
+    rows = [*rows, ("now", now)] if now else [*rows]
     rows += [
         (name, ", ".join(said[name]))
         for name in ("acknowledged", "killed", "fenced", "missing")

@@ -6,17 +6,14 @@ import ipaddress
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from serving.alerts.settings import Alerts, Retraining
 from serving.model import Device
-
-
-class Section(BaseModel):
-    """A table of the configuration; unknown settings are mistakes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from serving.section import Section
 
 
 def address(text: str) -> tuple[str, int]:
@@ -197,6 +194,56 @@ class Drift(Section):
     """How far back the sliding window reaches."""
 
 
+class Replay(Section):
+    """What was asked lately is kept, to be run through other versions in a process of lowest rank."""
+
+    enabled: bool = True
+    bytes_max: int = Field(4 << 20, ge=64 << 10, le=1 << 34)
+    """Inputs of one model that are kept on each replica; the newest."""
+    total_bytes_max: int = Field(256 << 20, ge=64 << 10, le=1 << 40)
+    """Those of all models, which get equal parts of it where there are many."""
+    rows_max: int = Field(10_000, ge=1, le=1_000_000)
+    """Inputs of one model, however small they are."""
+    deadline_s: float = Field(60.0, ge=1, le=3600)
+    """How long a replay may take by the clock; others go first."""
+    run_s_max: float = Field(10.0, gt=0, le=3600)
+    """Processor time of one run, or of opening a version; beyond it the process is ended."""
+    memory_bytes_max: int = Field(6 << 30, ge=16 << 20, le=1 << 44)
+    """Memory for all versions that take part, and their runs."""
+
+
+class Deciding(Section):
+    """How the decisions of one model are read from its outputs, where that is not as usual."""
+
+    output: str = ""
+    """The output that decides; empty is the first with a class, else with scores, else with a score."""
+    threshold: float = Field(0.5, allow_inf_nan=False)
+    """Of a single score: class 1 from here on."""
+    error_rate: float = Field(0.0, ge=0, lt=1)
+    """How often it may be wrong; 0 takes what its first labels say."""
+
+
+class Labels(Section):
+    """How labels that come later find the answers that they are of, and what is made of them."""
+
+    enabled: bool = True
+    rows_max: int = Field(1 << 20, ge=256, le=1 << 28)
+    """Answers of one model that are remembered on each replica; the oldest go first."""
+    bytes_max: int = Field(256 << 20, ge=1 << 20, le=1 << 40)
+    """Memory for the answers of all models."""
+    ttl_s: float = Field(604800.0, gt=0, le=1e9)
+    """How long an answer is remembered at most."""
+    classes_max: int = Field(64, ge=2, le=256)
+    """Classes that are told apart; the others are one."""
+    baseline_labels: int = Field(1000, ge=50, le=1_000_000)
+    """From how many labels of a version it is learned how often it is wrong."""
+    false_alarms: float = Field(0.01, gt=0, lt=1)
+    """Probability that a version that is wrong as often as before is said to be worse, within the horizon."""
+    horizon_labels: int = Field(10_000, ge=100, le=1_000_000_000)
+    models: dict[str, Deciding] = {}
+    """By model."""
+
+
 class Metrics(Section):
     """What is counted."""
 
@@ -246,8 +293,12 @@ class Config(Section):
     admission: Admission = Admission()
     shadow: Shadow = Shadow()
     drift: Drift = Drift()
+    replay: Replay = Replay()
+    labels: Labels = Labels()
     metrics: Metrics = Metrics()
     traffic: Traffic = Traffic()
+    alerts: Alerts = Alerts()
+    retraining: Retraining = Retraining()
     ray: Ray = Ray()
 
 
@@ -285,8 +336,9 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         *parents, name = (str(part) for part in error["loc"])
         known: Any = Config
-        for parent in parents:
-            known = known.model_fields[parent].annotation
+        for parent in parents:  # Of settings by name or in a list, such as labels.models, one of them.
+            one_of = isinstance(known, GenericAlias)
+            known = _each(known) if one_of else known.model_fields[parent].annotation
         near = get_close_matches(name, known.model_fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known.model_fields)}"
         return f"{where}: unknown setting; {hint}"
@@ -294,3 +346,8 @@ def _explain(error: Any) -> str:
     if isinstance(error["input"], dict | BaseModel):
         return f"{where}: {message}"
     return f"{where} = {error['input']!r}: {message}"
+
+
+def _each(several: GenericAlias) -> Any:
+    """Return what each value of a mapping or a tuple is."""
+    return [kind for kind in several.__args__ if kind is not ...][-1]

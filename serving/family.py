@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -29,11 +29,16 @@ def _edge(value: float) -> str:
 
 def buckets(durations: Durations, unit_ns: int) -> Buckets:
     """Return durations in units of so many nanoseconds."""
+    return marked(durations.counts, durations.total_ns, unit_ns)
+
+
+def marked(counts: Sequence[int], total: int, unit: int) -> Buckets:
+    """Return what bins of `kernels.histogram` count, in units of so many of what they are of."""
     # Every mark is an edge of the bins, so these counts are exact.
-    ranks = np.cumsum([0, *durations.counts])
-    edges = [_edge(mark / unit_ns) for mark in MARKS_NS]
-    counts = list(zip(edges, ranks[MARK_BINS].tolist(), strict=True))
-    return Buckets([*counts, ("+Inf", int(ranks[-1]))], durations.total_ns / unit_ns)
+    ranks = np.cumsum([0, *counts])
+    edges = [_edge(mark / unit) for mark in MARKS_NS]
+    within = list(zip(edges, ranks[MARK_BINS].tolist(), strict=True))
+    return Buckets([*within, ("+Inf", int(ranks[-1]))], total / unit)
 
 
 ROWS_MARKS = tuple(2**power for power in range(13))
@@ -68,6 +73,14 @@ class Of(StrEnum):
     """A tensor of a version, live or as a shadow, as far as it is counted."""
     VERDICT = "verdict"
     """The same, as far as it is judged."""
+    LABELS = "labels"
+    """What is remembered for labels, as a whole."""
+    LABELLED = "labelled"
+    """A version, live or as a shadow, as far as labels come for it."""
+    LOSS = "loss"
+    """The same, as far as it is judged by them."""
+    ARM = "arm"
+    """What was drawn for a version, or for the baseline that a canary is compared with."""
 
 
 LABELS = {
@@ -78,6 +91,10 @@ LABELS = {
     Of.DRIFT: (),
     Of.STREAM: ("model", "version", "role", "tensor"),
     Of.VERDICT: ("model", "version", "role", "tensor"),
+    Of.LABELS: (),
+    Of.LABELLED: ("model", "version", "role"),
+    Of.LOSS: ("model", "version", "role"),
+    Of.ARM: ("model", "version", "arm"),
 }
 
 

@@ -10,23 +10,28 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from time import monotonic_ns
+from typing import Protocol
 
 from router.table import RoutingTable, known, newest_first
 from serving.carry_out import carry_out
 from serving.config import Config
 from serving.drift.watch import Watch
 from serving.errors import Failed, Invalid, TurnoutError, Unavailable, Unknown, Unsupported
+from serving.evidence.evidence import Evidence
+from serving.labels.recall import Recall
 from serving.layout import Layout
 from serving.log_settings import Logs
 from serving.orders import NO_SUCH_MODEL, Order
+from serving.replay.captures import Captures
 from serving.servable import Servable
 from serving.shadow.shadows import Shadows
 from serving.shelf import Shelf
 from serving.shm.memory import Memory
 from serving.statistics import Totals
-from serving.track import Watchdog
+from serving.track import Tap, Watchdog
 from serving.traffic import Servables, Traffic
 from serving.ways import NOBODY, Arm, Origin, Way, asked_for
 from serving.wire import Call, InferRequest
@@ -35,6 +40,14 @@ log = logging.getLogger("turnout.gateway")
 
 Ask = Callable[[str, Order], Awaitable[None]]
 """Has a model loaded or unloaded wherever this gateway answers; raises `TurnoutError` if that cannot be."""
+
+
+class Looks(Protocol):
+    """Whoever looks at what versions answered."""
+
+    def taps(self, model: str, version: str) -> list[Tap]:
+        """Return what the lanes of a version are to show their batches to."""
+
 
 SWEEP_S = 0.02
 """How late, at most, a caller hears that its deadline passed while the model ran, and a brake is noticed."""
@@ -58,12 +71,19 @@ class Gateway:
         self.memory = memory
         self._loop = asyncio.get_running_loop()
         self.watch = Watch(config.drift, self._follow_again)
-        self.shadows = Shadows(config.shadow, self.watch)
-        self.traffic = Traffic(config.queue.requests_max, brakes, changed=self._follow)
+        self.labels = Recall(config.labels)
+        self.shadows = Shadows(config.shadow, self.watch, self.labels)
+        self.evidence = Evidence(self._renew)
+        self.captures = Captures(config.replay)
+        self.traffic = Traffic(
+            config.queue.requests_max, brakes, changed=self._follow, pages=self.evidence.page
+        )
+        self._rooms: list[Looks] = [self.shadows, self.watch, self.evidence, self.captures, self.labels]
         self.shelf = Shelf(config, self._loop, self.traffic.carry)
         self._timeout_ns_max = int(config.queue.timeout_s_max * 1e9)
-        self._watchdog = Watchdog(lambda: [servable.lane for servable in self.shelf.loaded.all()])
+        self._watchdog = Watchdog(lambda: [lane for each in self.shelf.loaded.all() for lane in each.lanes])
         self._tasks: list[asyncio.Task[None]] = []
+        self._rejoining: set[asyncio.Task[None]] = set()
         self.order: Ask = self._order_here
         self.totals = Totals()
         """What this node's replicas have counted; whoever knows them says how that is read."""
@@ -75,6 +95,7 @@ class Gateway:
         """Load the models and begin to look after them."""
         self._watchdog.start()
         self.watch.start()
+        self.labels.start()
         self.traffic.look_at_brakes()
         self.logs.look()
         await self.shelf.refresh(self.shelf.wanted)
@@ -94,6 +115,8 @@ class Gateway:
         await self.shadows.close()
         await self.shelf.close()
         await self.watch.close()
+        await self.labels.close()
+        self.captures.close()
         self._watchdog.stop()
         self.logs.close()
         if self.memory is not None:
@@ -102,16 +125,14 @@ class Gateway:
     def infer(
         self, model: str, version: str, request: InferRequest, timeout_ns: int = 0, origin: Origin = NOBODY
     ) -> None:
-        """Take a request; its `reply` is called later, from the event loop.
+        """Take a request that has its `arrived_ns`, and set its deadline; its `reply` is called later.
 
         Parameters
         ----------
         model, version : str
             As the client addressed them; an empty version is the route's choice.
-        request : InferRequest
-            With `arrived_ns` set. Its deadline is set here.
         timeout_ns, origin : int, Origin
-            What the transport asks for, 0 for no deadline of its own; and who asks.
+            The transport's deadline, 0 for none; and who asks.
 
         Raises
         ------
@@ -130,24 +151,26 @@ class Gateway:
         elif way.static is not None:
             arm = way.static
         elif origin.memory[0] is way:  # This caller was dealt before: 60 ns less than by a call.
-            arm = origin.memory[1]
+            arm, request.slot = origin.memory[1]
             arm.tally.held += 1
         elif way.hold is not None:
             traffic.wait(way, partial(self._again, model, request, timeout_ns, origin))
             return
         else:
             arm = way.choose(request, origin)
-        servable = arm.servable or arm.lost(model)
-        request.stamp = arm.stamp
-        layout = servable.layouts.get(call) or servable.layout(call)
-        if layout.in_order and not call.shared:
-            request.layout = layout
-        else:
-            self._fit(request, layout)
+        request.stamp, request.page = arm.stamp, arm.page
+        try:
+            servable = arm.servable or arm.lost(model)
+            request.layout = layout = servable.layouts.get(call) or servable.layout(call)
+            if not layout.in_order or call.shared:
+                self._fit(request, layout)
+        except TurnoutError as error:
+            arm.fail(request, error)
+            raise
         asked = timeout_ns or call.timeout_us
         allowed_ns = self._allowed_ns(timeout_ns, call) if asked else self._timeout_ns_max
         request.expires_ns = request.arrived_ns + allowed_ns
-        servable.lane.submit(request)
+        (servable.lane if arm.lane is None else arm.lane).submit(request)
 
     def _fit(self, request: InferRequest, layout: Layout) -> None:
         """Bind a request that has tensors in shared memory, or in another order than the model."""
@@ -159,14 +182,32 @@ class Gateway:
 
     def _follow(self, table: RoutingTable, servables: Servables) -> None:
         """Show batches to whoever is to see them, as of this table."""
+        self._part(servables)
         try:
+            self.evidence.follow(servables)
+            self.captures.follow(servables)
             self.shadows.follow(table, servables)
             self.watch.follow(servables)
+            self.labels.follow(servables, self.traffic.epochs)
         finally:
             for model, versions in servables.items():
                 for version, servable in versions.items():
-                    taps = *self.shadows.taps(model, version), *self.watch.taps(model, version)
-                    servable.lane.taps = [*taps]
+                    servable.show([*chain(*[each.taps(model, version) for each in self._rooms])])
+
+    def _part(self, servables: Servables) -> None:
+        """Give each version that is to answer some requests apart a second lane, and no other one."""
+        for model, versions in servables.items():
+            baseline = self.traffic.ways[model].baseline
+            for servable in versions.values():
+                if baseline is not None and baseline.servable is servable:
+                    baseline.lane = servable.part()
+                elif servable.apart is not None:
+                    task = self._loop.create_task(servable.rejoin())
+                    self._rejoining.add(task)
+                    task.add_done_callback(self._rejoining.discard)
+
+    def _renew(self) -> None:
+        self.traffic.renew()
 
     def _follow_again(self) -> None:
         self._follow(self.traffic.table, self.traffic.servables)
@@ -233,7 +274,9 @@ class Gateway:
                 self.memory.open_all()
             now_ns = monotonic_ns()
             for servable in self.shelf.loaded.all():
-                servable.lane.expire_running(now_ns)
+                for lane in servable.lanes:
+                    lane.expire_running(now_ns)
+            self.evidence.sweep(now_ns)
 
     async def _poll(self, period_s: float) -> None:
         """Look at the repository again and again."""

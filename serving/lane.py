@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 from time import monotonic_ns
-from typing import Any
 
 from serving import errors
 from serving.errors import Cancelled, Expired, Failed, Invalid, Overloaded, TurnoutError, Unavailable
@@ -15,7 +14,7 @@ from serving.model import ModelSpec
 from serving.session import Stop
 from serving.tick import Tick
 from serving.track import Batch, Runs, Tap, Track
-from serving.waiting import NEVER_NS, Waiting
+from serving.waiting import NEVER_NS, Waiting, grouped, rows_of
 from serving.wire import InferRequest, Recent, Results
 
 log = logging.getLogger("turnout.lane")
@@ -24,6 +23,9 @@ TICK_NS_MAX = 5_000_000
 """How long one flush may keep the loop; what is left runs in the next tick, after the sockets."""
 SLOW_RUNS_MAX = 8
 """How many inline runs in a row may take far too long before the version gets a thread."""
+
+SLOW_FACTOR, JOINED_SLOW_FACTOR = 4, 16
+"""What is far too long, in longest inline runs; a joined run may be a full batch, which was let take 8."""
 
 
 class Lane:
@@ -84,6 +86,13 @@ class Lane:
         """Whether runs execute on the event loop."""
         return self._inline_ns_max > 0
 
+    def twin(self) -> Lane:
+        """Return a lane of the same version for requests that are not to share runs with these."""
+        shared = self._loop, self._tick, self._spec, self._session, self._ledger
+        made = Lane(*shared, self.waiting.twin(), self._inline_ns_max, self._threads_max)
+        made.taps = self.taps
+        return made
+
     def submit(self, request: InferRequest) -> None:
         """Take a request whose layout is bound; its reply is called from the loop, never from here."""
         if not self.arrived:
@@ -134,34 +143,16 @@ class Lane:
             self._run_inline(Batch(arrived, rows, now_ns))
             return
         until_ns = now_ns + TICK_NS_MAX
-        groups = self._group(arrived)
+        groups = grouped(arrived, self.waiting.rows_max)
         for position, group in enumerate(groups):
             if now_ns >= until_ns:
                 if not self.arrived:
                     self._tick.join(self)
                 self.arrived[:0] = [request for later in groups[position:] for request in later]
                 return
-            batch = Batch(group, self._rows(group), now_ns)
+            batch = Batch(group, rows_of(group), now_ns)
             self._run_inline(batch)
             now_ns = batch.answered_ns
-
-    def _rows(self, group: list[InferRequest]) -> int:
-        return sum([request.layout.rows for request in group])
-
-    def _group(self, arrived: list[InferRequest]) -> list[list[InferRequest]]:
-        """Split a tick's requests into runs: by key, and by rows within a key."""
-        rows_max = self.waiting.rows_max
-        groups: list[list[InferRequest]] = []
-        open_groups: dict[Any, tuple[list[InferRequest], int]] = {}
-        for request in arrived:
-            layout = request.layout
-            group, rows = open_groups.get(layout.key, (None, 0)) if layout.key else (None, 0)
-            if group is None or rows + layout.rows > rows_max:
-                group, rows = [], 0
-                groups.append(group)
-            group.append(request)
-            open_groups[layout.key] = (group, rows + layout.rows)
-        return groups
 
     def _run_inline(self, batch: Batch) -> None:
         track = self._inline_track
@@ -169,7 +160,8 @@ class Lane:
         self._run(track, batch)
         track.batch = None
         self._finish(batch)
-        if batch.ended_ns - batch.started_ns > 4 * self._inline_ns_max:
+        factor = SLOW_FACTOR if len(batch.requests) == 1 else JOINED_SLOW_FACTOR
+        if 0 < factor * self._inline_ns_max < batch.ended_ns - batch.started_ns:
             self._slow_runs += 1
             if self._slow_runs >= SLOW_RUNS_MAX:
                 run_us = (batch.ended_ns - batch.started_ns) // 1000
@@ -220,7 +212,7 @@ class Lane:
                 requests = self.waiting.take(now_ns)
                 if not requests:
                     break
-                self._run_inline(Batch(requests, self._rows(requests), now_ns))
+                self._run_inline(Batch(requests, rows_of(requests), now_ns))
                 now_ns = monotonic_ns()
                 continue
             track = self._free_track()
@@ -230,7 +222,7 @@ class Lane:
             if not requests:
                 self._idle.append(track)
                 break
-            batch = Batch(requests, self._rows(requests), now_ns)
+            batch = Batch(requests, rows_of(requests), now_ns)
             track.batch = batch
             track.jobs.put(batch)
         self._arm(now_ns)
@@ -293,6 +285,9 @@ class Lane:
         self._recent, self._recently = results.recent, alike
         batch.answered_ns = monotonic_ns()
         arrivals = [request.arrived_ns for request in batch.requests if not request.dropped]
+        batch.arrivals = arrivals
+        if len(arrivals) < len(batch.requests):
+            batch.answered = [request for request in batch.requests if not request.dropped]
         if self._ledger is not None and arrivals:
             self._ledger.batch(
                 arrivals, batch.taken_ns, batch.started_ns, batch.ended_ns, batch.answered_ns, batch.rows or 1
@@ -345,6 +340,8 @@ class Lane:
         request.dropped = True
         if self._ledger is not None:
             self._ledger.reject(cause, monotonic_ns() - request.arrived_ns)
+        if request.page is not None:
+            request.page.end(error, request.slot)
         request.reply.fail(request, error)
 
     def _fail(self, request: InferRequest, error: TurnoutError, reason: Reason) -> None:
@@ -352,6 +349,8 @@ class Lane:
         request.dropped = True
         if self._ledger is not None:
             self._ledger.fail(reason, monotonic_ns() - request.arrived_ns)
+        if request.page is not None:
+            request.page.end(error, request.slot)
         request.reply.fail(request, error)
 
     def _arm(self, now_ns: int) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from serving.classes import Classed, Classifying, classed
 from serving.errors import Invalid
 from serving.model import ModelSpec
+from serving.slots import side_by_side
 from serving.wire import Call, InferRequest, Payload, TensorIn, TensorSpec
 
 
@@ -69,7 +70,7 @@ class Layout:
 def _join(payloads: list[Any]) -> Payload:
     if isinstance(payloads[0], np.ndarray):
         return np.concatenate([payload.reshape(-1) for payload in payloads])
-    return b"".join(payloads)
+    return side_by_side(payloads) or b"".join(payloads)
 
 
 def bind(spec: ModelSpec, call: Call) -> Layout:

@@ -43,9 +43,9 @@ FULL_BATCH_FACTOR = 8
 class Prepared:
     """A version that is ready to serve.
 
-    `run_ns` is the median run at one row, `full_ns` at `spec.rows_max` rows; 0 if no sample could
-    be found that the model runs on, so that it was not warmed. `load_s` is what all this took, and
-    `memory_bytes` by how much the process grew meanwhile.
+    `run_ns` is the median run at one row, `full_ns` at as many rows as the configuration lets requests
+    share, or at one; 0 if no sample could be found that the model runs on, so that it was not warmed.
+    `load_s` is what all this took, and `memory_bytes` by how much the process grew meanwhile.
     """
 
     spec: ModelSpec
@@ -133,7 +133,8 @@ def prepare(
         warm(session, spec, sample, stop, began_s + settings.admission.deadline_s / 2)
         if sample is not None:
             run_ns = full_ns = timed(session, sample, 1, stop)
-            if spec.rows_max > 1:
+            # An automatic batch was made to fit just now; a second look would let noise decide again.
+            if spec.rows_max > 1 and not automatic:
                 full_ns = timed(session, sample, spec.rows_max, stop)
     give_back()
     grown_bytes = max(resident_bytes() - began_bytes, 0)

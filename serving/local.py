@@ -21,6 +21,7 @@ import uvloop
 from serving import access, listen_metrics
 from serving.config import Config, ConfigError
 from serving.control.link import Link
+from serving.evidence.reading import readings
 from serving.gateway import Gateway
 from serving.listen_http import Listener
 from serving.log_settings import Logs
@@ -144,6 +145,7 @@ class Serving:
         await asyncio.gather(*[each.drain(s_max) for each in (self._listener, self._rpc) if each is not None])
         if self._gateway is not None:  # Now that hardly anything more will be counted.
             await self._gateway.watch.close()
+            await self._gateway.labels.close()
         if self._link is not None:  # It went on acknowledging changes while there was something to answer.
             await self._link.close()
         if self._gateway is not None:
@@ -160,7 +162,10 @@ class Serving:
             server = ServerReading(listener.connections, listener.bodies.bytes_now, dict(listener.rejections))
         if (rpc := self._rpc) is not None:
             server += ServerReading(
-                rpc_connections=rpc.connections, rpc_bodies_bytes=rpc.bytes_now, rpc_rejections=rpc.rejections
+                rpc_connections=rpc.connections,
+                rpc_bodies_bytes=rpc.bytes_now,
+                rpc_rejections=rpc.rejections,
+                rpc_faults=dict(rpc.faults),
             )
         if self._gateway is None or not self._config.metrics.enabled:
             return Reading({}, server)
@@ -168,8 +173,8 @@ class Serving:
         versions = {
             (model, version): VersionReading(
                 servable.ledger.snapshot(),
-                len(servable.lane),
-                servable.lane.waiting.count,
+                servable.pending,
+                servable.queued,
                 {"cpu": servable.memory_bytes},
                 servable.load_s,
                 shares.get((model, version), ShareReading()),
@@ -178,7 +183,10 @@ class Serving:
             for version, servable in loaded.items()
         }
         drift = self._gateway.watch.reading(self._link.drift.verdicts if self._link is not None else {})
-        return Reading(versions, server, self._gateway.shadows.readings(), drift)
+        losses = self._link.labels.losses if self._link is not None else {}
+        labels = self._gateway.labels.reading(losses)
+        evidence = readings(self._gateway.evidence.book.everything())
+        return Reading(versions, server, self._gateway.shadows.readings(), drift, evidence, labels)
 
 
 def shared_memory(config: Config, post: Post | None) -> Memory | None:

@@ -6,6 +6,7 @@ standard error stream, and where that goes is not for the wire to say: no file i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ ROOT = "turnout"
 FILE = "logging.json"
 VERBOSE_MAX = (1 << 32) - 1
 FORMATS = ("default", "ISO8601")
+LOOK_S = 0.5
+"""How late a process that has nothing else to look at follows."""
 PLAIN = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
@@ -162,6 +165,13 @@ class Logs:
         )
         levels = (logging.DEBUG, logging.INFO, logging.WARNING)
         root.setLevel(next((level for level in levels if settings.admits(level)), logging.ERROR))
+
+
+async def follow(logs: Logs) -> None:
+    """Follow what is changed through others until this is cancelled."""
+    while True:
+        logs.look()
+        await asyncio.sleep(LOOK_S)
 
 
 class _Stamped(logging.Formatter):

@@ -14,7 +14,12 @@ from prometheus_client.registry import Collector
 from serving.drift.families import FAMILIES as OF_DRIFT
 from serving.drift.reading import DriftReading
 from serving.errors import HTTP_STATUS, Failed, TurnoutError
+from serving.evidence import reading as evidence
+from serving.evidence.families import FAMILIES as OF_EVIDENCE
 from serving.family import Family, Kind, Of, buckets, rows_buckets
+from serving.http2.errors import Code
+from serving.labels.families import FAMILIES as OF_LABELS
+from serving.labels.reading import LabelsReading
 from serving.ledger import Snapshot
 from serving.shadow.comparison import ShadowReading, total
 from serving.shadow.families import FAMILIES as OF_SHADOWS
@@ -28,6 +33,7 @@ REASONS: dict[type[TurnoutError], str] = {
     error: _WORD.sub("_", error.__name__).lower() for error in HTTP_STATUS
 }
 """Class of an error to the `reason` that it is counted under. The set is closed."""
+FAULTS = tuple(code.name for code in Code if code is not Code.NO_ERROR)
 
 
 def reason(error: TurnoutError) -> str:
@@ -78,6 +84,8 @@ class ServerReading:
     rpc_bodies_bytes: int = 0
     """Messages in memory of calls that are under way."""
     rpc_rejections: Mapping[str, int] = field(default_factory=dict)
+    rpc_faults: Mapping[str, int] = field(default_factory=dict)
+    """Streams and connections that were ended for what their clients did, by HTTP/2's codes."""
 
     def __add__(self, other: ServerReading) -> ServerReading:
         return ServerReading(
@@ -87,6 +95,13 @@ class ServerReading:
             self.rpc_connections + other.rpc_connections,
             self.rpc_bodies_bytes + other.rpc_bodies_bytes,
             total(self.rpc_rejections, other.rpc_rejections),
+            total(self.rpc_faults, other.rpc_faults),
+        )
+
+    def counters(self) -> ServerReading:
+        """Return what stays true of listeners that are gone."""
+        return ServerReading(
+            rejections=self.rejections, rpc_rejections=self.rpc_rejections, rpc_faults=self.rpc_faults
         )
 
 
@@ -103,6 +118,8 @@ class Reading:
     shadows: Mapping[Key, ShadowReading] = field(default_factory=dict)
     """By the shadow's own version."""
     drift: DriftReading = field(default_factory=DriftReading)
+    evidence: evidence.Readings = field(default_factory=dict)
+    labels: LabelsReading = field(default_factory=LabelsReading)
 
     def __add__(self, other: Reading) -> Reading:
         return Reading(
@@ -110,6 +127,8 @@ class Reading:
             self.server + other.server,
             total(self.shadows, other.shadows),
             self.drift + other.drift,
+            total(self.evidence, other.evidence),
+            self.labels + other.labels,
         )
 
     def of(self, what: Of) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -131,6 +150,14 @@ class Reading:
                 yield from self.drift.streams.items()
             case Of.VERDICT:
                 yield from self.drift.verdicts.items()
+            case Of.LABELS:
+                yield (), self.labels
+            case Of.LABELLED:
+                yield from self.labels.versions()
+            case Of.LOSS:
+                yield from self.labels.losses.items()
+            case Of.ARM:
+                yield from self.evidence.items()
 
     def to_json(self) -> dict[str, Any]:
         """Return a document of plain values that `from_json` reads back."""
@@ -140,6 +167,7 @@ class Reading:
             versions.append([*key, each.counts.to_json(), asdict(each.share), gauges])
         shadows = [[*key, each.to_json()] for key, each in self.shadows.items()]
         rest = {"server": asdict(self.server), "shadows": shadows, "drift": self.drift.to_json()}
+        rest |= {"evidence": evidence.to_json(self.evidence), "labels": self.labels.to_json()}
         return {"versions": versions, **rest}
 
     @classmethod
@@ -155,7 +183,9 @@ class Reading:
             (model, version): ShadowReading.from_json(each) for model, version, each in document["shadows"]
         }
         server, drift = ServerReading(**document["server"]), DriftReading.from_json(document["drift"])
-        return cls(versions, server, shadows, drift)
+        arms = evidence.from_json(document.get("evidence", ()))
+        labels = LabelsReading.from_json(document["labels"]) if "labels" in document else LabelsReading()
+        return cls(versions, server, shadows, drift, arms, labels)
 
 
 C, G, H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
@@ -299,11 +329,21 @@ FAMILIES: tuple[Family, ...] = (
         over="reason",
     ),
     Family(
+        "turnout_grpc_faults_total",
+        C,
+        lambda s: {each.lower(): s.rpc_faults.get(each, 0) for each in FAULTS},
+        "gRPC's streams and connections ended for what their clients did, by HTTP/2's code.",
+        of=Of.SERVER,
+        over="reason",
+    ),
+    Family(
         "turnout_grpc_connections", G, lambda s: s.rpc_connections, "Open gRPC connections.", of=Of.SERVER
     ),
     Family("turnout_grpc_bodies_bytes", G, lambda s: s.rpc_bodies_bytes, "Messages in memory.", of=Of.SERVER),
     *OF_SHADOWS,
     *OF_DRIFT,
+    *OF_EVIDENCE,
+    *OF_LABELS,
 )
 
 

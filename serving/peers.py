@@ -27,7 +27,8 @@ from threading import Lock, Thread
 import orjson
 
 from serving import sockets
-from serving.metrics import Reading, ServerReading, VersionReading
+from serving.evidence.reading import most
+from serving.metrics import Reading, VersionReading
 
 log = logging.getLogger("turnout.peers")
 
@@ -246,7 +247,7 @@ class Merged:
         versions = sorted(total.versions.items(), key=lambda item: item[1].counts.last_ns, reverse=True)
         shadows = sorted(total.shadows.items(), key=lambda item: item[1].last_ns, reverse=True)
         kept = dict(versions[:VERSIONS_MAX]), total.server, dict(shadows[:SHADOWS_MAX])
-        reading = Reading(*kept, total.drift.counters())
+        reading = Reading(*kept, total.drift.counters(), most(total.evidence), total.labels.counters())
         return Merged(reading, (*self.names, *sorted(last))[-NAMES_MAX:])
 
     def to_bytes(self) -> bytes:
@@ -272,8 +273,8 @@ def counters(reading: Reading) -> Reading:
     """Return what is still true of a replica that is gone: its counts, and no gauge."""
     versions = {key: VersionReading(each.counts, share=each.share) for key, each in reading.versions.items()}
     shadows = {key: each.counters() for key, each in reading.shadows.items()}
-    server = ServerReading(rejections=reading.server.rejections)
-    return Reading(versions, server, shadows, reading.drift.counters())
+    kept = reading.drift.counters(), most(reading.evidence), reading.labels.counters()
+    return Reading(versions, reading.server.counters(), shadows, *kept)
 
 
 def _parse(raw: bytes) -> Reading | None:

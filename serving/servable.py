@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from serving.calls import weight_bytes
 from serving.config import Config
@@ -10,8 +11,9 @@ from serving.lane import Lane
 from serving.layout import Layout, bind
 from serving.ledger import Ledger
 from serving.loader import Prepared
-from serving.model import ModelSpec
+from serving.model import Batching, ModelSpec
 from serving.tick import Tick
+from serving.track import Tap
 from serving.waiting import Waiting
 from serving.wire import Call
 
@@ -20,16 +22,26 @@ LEDGER_ROWS_MAX = 256
 LAYOUTS_MAX = 4096
 LAYOUT_BYTES_MAX = 16 * 1024
 """Calls up to this weight are remembered."""
+LOOK_S = 0.005
 
 
 class Servable:
-    """A version that answers: its signature, its lane, its ledger, and the calls that it has seen."""
+    """A version that answers: its signature, its lanes, its ledger, and the calls that it has seen.
 
-    __slots__ = ("lane", "layouts", "ledger", "load_s", "memory_bytes", "spec")
+    Attributes
+    ----------
+    lane : Lane
+    apart : Lane or None
+        A second one on the same session, for requests whose batches are to be as small as they are few.
+    """
+
+    __slots__ = ("_leaving", "apart", "lane", "layouts", "ledger", "load_s", "memory_bytes", "spec")
 
     def __init__(self, prepared: Prepared, lane: Lane, ledger: Ledger) -> None:
         self.spec: ModelSpec = prepared.spec
         self.lane = lane
+        self.apart: Lane | None = None
+        self._leaving: list[Lane] = []
         self.ledger = ledger
         self.load_s = prepared.load_s
         self.memory_bytes = prepared.memory_bytes
@@ -45,6 +57,52 @@ class Servable:
             if weight_bytes(call) <= LAYOUT_BYTES_MAX:  # Parameters are as large as a client likes.
                 self.layouts[call] = found
         return found
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """All lanes that have, or may get, something to do."""
+        return [self.lane, *([] if self.apart is None else [self.apart]), *self._leaving]
+
+    @property
+    def pending(self) -> int:
+        """How many requests are not answered yet."""
+        return sum(map(len, self.lanes))
+
+    @property
+    def queued(self) -> int:
+        """How many of them wait."""
+        return sum([lane.waiting.count for lane in self.lanes])
+
+    def part(self) -> Lane:
+        """Return the lane apart, made if there is none."""
+        if self.apart is None:
+            self.apart = self.lane.twin()
+        return self.apart
+
+    async def rejoin(self) -> None:
+        """Have no lane apart any more; returns when all that was in it is answered."""
+        lane, self.apart = self.apart, None
+        if lane is not None:
+            self._leaving.append(lane)
+            await lane.close()
+            self._leaving.remove(lane)
+
+    def show(self, taps: Sequence[Tap]) -> None:
+        """Show what is answered to these, and to nobody else."""
+        for lane in self.lanes:
+            lane.taps = [*taps]
+
+    def batch(self, batching: Batching | None, requests_max: int) -> None:
+        """Batch in another way from now on."""
+        for lane in self.lanes:
+            lane.waiting.configure(batching, self.spec.rows_max, requests_max)
+            lane.pump()
+
+    async def close(self) -> None:
+        """Finish what is under way."""
+        await asyncio.gather(self.lane.close(), self.rejoin())
+        while self._leaving:
+            await asyncio.sleep(LOOK_S)
 
 
 def put_up(

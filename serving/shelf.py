@@ -164,7 +164,7 @@ class Shelf:
         """Finish what is under way and end the threads."""
         async with self._changing:
             for servable in self.loaded.all():
-                await servable.lane.close()
+                await servable.close()
 
     async def _plan(self, name: str, candidate: Candidate | None, refused: frozenset[int]) -> Plan | None:
         """Decide what to load of a model; None if it cannot be used, which its standing then says."""
@@ -301,8 +301,7 @@ class Shelf:
         servable.spec = replace(servable.spec, config=plan.config, labels=dict(plan.labels))
         if before.batching != plan.config.batching:
             requests_max = self.config.queue.requests_max
-            servable.lane.waiting.configure(plan.config.batching, servable.spec.rows_max, requests_max)
-            servable.lane.pump()
+            servable.batch(plan.config.batching, requests_max)
             log.info("version=%s event=batching_changed", servable.spec)
         self._note(plan.model, version, State.READY, plan.kept.get(version, ""))
 
@@ -342,7 +341,7 @@ class Shelf:
 
     async def _release(self, servable: Servable) -> None:
         """Finish a version's requests, then free its session."""
-        await servable.lane.close()
+        await servable.close()
         servable.layouts.clear()
         await self._in_loader(loader.give_back)
 

@@ -48,6 +48,10 @@ class Batch:
     error: TurnoutError | None = None
     parts: list[Batch] = field(default_factory=list)
     """Its requests one by one, if they had to be run so."""
+    arrivals: Sequence[int] = ()
+    """When those of its requests arrived that got an answer."""
+    answered: list[InferRequest] | None = None
+    """These requests, if not all got one."""
 
     def over(self, now_ns: int) -> bool:
         """Say whether nobody waits for this run any longer."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from router.names import InvalidName, check_version
 from router.table import RoutingTable
 from serving.errors import Overloaded
+from serving.evidence.page import Page
 from serving.share import ShareReading
 from serving.ways import Tally, Way, ways
 
@@ -25,6 +26,8 @@ BRAKE_BYTES_MAX = 64
 
 Servables = Mapping[str, Mapping[str, "Servable"]]
 Again = Callable[[], None]
+Pages = Callable[[str, int, str, str], Page | None]
+"""Returns the page of (model, epoch, version, arm), where it is wanted."""
 
 
 class Traffic:
@@ -44,6 +47,7 @@ class Traffic:
         brakes: Path | None = None,
         random: Random | None = None,
         changed: Callable[[RoutingTable, Servables], None] = lambda _table, _servables: None,
+        pages: Pages = lambda _model, _epoch, _version, _arm: None,
     ) -> None:
         self.ways: dict[str, Way] = {}
         self.lease_ns = FOREVER_NS
@@ -55,6 +59,7 @@ class Traffic:
         self._servables: Servables = MappingProxyType({})
         self._held_max = held_max
         self._changed = changed
+        self._pages = pages
         self._holds: dict[str, list[Again]] = {}
         self._brakes_folder = brakes
         self._brakes_seen_ns = -1
@@ -75,6 +80,10 @@ class Traffic:
     def carry(self, servables: Servables) -> None:
         """Lead requests to these versions from now on."""
         self._servables = servables
+        self._rebuild()
+
+    def renew(self) -> None:
+        """Work all ways out anew: other pages are wanted than before."""
         self._rebuild()
 
     def follow(self, table: RoutingTable, term: int, epochs: Mapping[str, int]) -> None:
@@ -169,6 +178,9 @@ class Traffic:
     def _tally(self, model: str, version: str) -> Tally:
         return self._tallies.setdefault((model, self.epochs.get(model, 0), version), Tally())
 
+    def _page(self, model: str, version: str, arm: str) -> Page | None:
+        return self._pages(model, self.epochs.get(model, 0), version, arm)
+
     def _rebuild(self) -> None:
         current = {}
         for key, tally in self._tallies.items():
@@ -179,7 +191,7 @@ class Traffic:
                 drawn, dealt = self._before.get((model, version), (0, 0))
                 self._before[model, version] = (drawn + tally.drawn, dealt + tally.held)
         self._tallies = current
-        new = ways(self.table, self._servables, self.brakes, self._tally, self._random)
+        new = ways(self.table, self._servables, self.brakes, self._tally, self._random, self._page)
         for model, held in self._holds.items():
             if model in new:
                 new[model].pause(held)

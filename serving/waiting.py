@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 from serving.errors import Overloaded
 from serving.model import Batching, QueuePolicy
@@ -38,6 +39,10 @@ class Waiting:
         self.count = 0
         """How many requests wait."""
         self.configure(batching, rows_max, requests_max)
+
+    def twin(self) -> Waiting:
+        """Return an empty queue with the same policy."""
+        return Waiting(self._policy, self.rows_max, self._requests_max)
 
     def configure(self, batching: Batching | None, rows_max: int, requests_max: int) -> None:
         """Change the policy; what waits is kept, in its order, at the levels that there are now."""
@@ -203,3 +208,23 @@ class Waiting:
         if own_ns >= deadline_ns:
             return deadline_ns, False
         return own_ns, policy.delay
+
+
+def rows_of(requests: Iterable[InferRequest]) -> int:
+    """Return the rows of requests that share a run."""
+    return sum([request.layout.rows for request in requests])
+
+
+def grouped(requests: Iterable[InferRequest], rows_max: int) -> list[list[InferRequest]]:
+    """Split requests into runs, in their order: by key, and by rows within a key."""
+    groups: list[list[InferRequest]] = []
+    open_groups: dict[Any, tuple[list[InferRequest], int]] = {}
+    for request in requests:
+        layout = request.layout
+        group, rows = open_groups.get(layout.key, (None, 0)) if layout.key else (None, 0)
+        if group is None or rows + layout.rows > rows_max:
+            group, rows = [], 0
+            groups.append(group)
+        group.append(request)
+        open_groups[layout.key] = (group, rows + layout.rows)
+    return groups

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 from router.pick import Reason, Wheel
 from router.table import WHOLE_BP, Route, RoutingTable, newest_first
 from serving.calls import Parameter
-from serving.errors import Invalid, Unavailable
+from serving.errors import Invalid, TurnoutError, Unavailable
+from serving.evidence.page import BASELINE, SPLIT, WHOLE, Page
 from serving.wire import Call, InferRequest
 
 if TYPE_CHECKING:
+    from serving.lane import Lane
     from serving.servable import Servable
 
 SLOTS_MAX = 4096
@@ -21,6 +23,8 @@ SLOTS_MAX = 4096
 ALIAS_PARAMETER, VERSION_PARAMETER = "turnout_alias", "turnout_version"
 
 Header = tuple[bytes, bytes]
+Pages = Callable[[str, str, str], Page | None]
+"""Returns the page of (model, version, arm), where it is wanted."""
 
 
 class Origin(Protocol):
@@ -69,19 +73,39 @@ class Tally:
 class Arm:
     """A version as a way leads to it, and the stamp that its answers get.
 
-    `servable` is None where the version is not loaded here; then `lost` says so.
+    Attributes
+    ----------
+    servable : Servable or None
+        None where the version is not loaded here; then `lost` says so.
+    page : Page or None
+        Where it is counted what becomes of the requests that fall to it.
+    lane : Lane or None
+        The lane of those requests, where it is not the version's usual one.
     """
 
-    __slots__ = ("reason", "servable", "stamp", "tally", "version")
+    __slots__ = ("lane", "page", "reason", "servable", "stamp", "tally", "version")
 
     def __init__(
-        self, version: str, servable: Servable | None, revision: int, reason: Reason, tally: Tally
+        self,
+        version: str,
+        servable: Servable | None,
+        revision: int,
+        reason: Reason,
+        tally: Tally,
+        page: Page | None = None,
     ) -> None:
         self.version = version
         self.servable = servable
         self.reason = reason
         self.stamp = f"{version};{revision};{reason}".encode()
         self.tally = tally
+        self.page = page
+        self.lane: Lane | None = None
+
+    def fail(self, request: InferRequest, error: TurnoutError) -> None:
+        """Count a request that fell to this version and did not get as far as a lane."""
+        if self.page is not None:
+            self.page.end(error, request.slot)
 
     def lost(self, model: str) -> NoReturn:
         """Raise the error for a request that should have been answered by what is not there."""
@@ -162,13 +186,17 @@ class Way:
         Answers everything that names no version, if that is decided and loaded.
     named : mapping
         The arms by version, and by alias with its ``@``.
+    usual : Arm
+        By which the model is described to whoever names no version.
+    baseline : Arm or None
+        The part of the stable version that is answered apart from the rest.
     hold : list or None
         Where requests wait while a change is made everywhere at once.
     """
 
     __slots__ = (
         "_caller", "_dealt", "_drawn", "_ends_bp", "_random_bits",
-        "hold", "model", "named", "static", "usual",
+        "baseline", "hold", "model", "named", "static", "usual",
     )  # fmt: skip
 
     def __init__(
@@ -181,11 +209,12 @@ class Way:
         dealt: Sequence[Arm] = (),
         ends_bp: Sequence[int] = (),
         caller: Caller | None = None,
+        usual: Arm | None = None,
     ) -> None:
         self.model = model
         self.static = static
-        self.usual = static or drawn[_widest(ends_bp)]
-        """The arm by which the model is described to whoever names no version."""
+        self.usual = usual or static or drawn[0]
+        self.baseline = next((arm for arm in drawn if arm.reason is Reason.BASELINE), None)
         self.named = named
         self.hold: list[Callable[[], None]] | None = None
         self._drawn = drawn
@@ -209,8 +238,9 @@ class Way:
             slot = caller.slot(request, origin)
             if slot >= 0:
                 arm = self._dealt[bisect_right(self._ends_bp, slot)]
+                request.slot = slot
                 if caller.by_origin:
-                    origin.memory[:] = self, arm
+                    origin.memory[:] = self, (arm, slot)
                 arm.tally.held += 1
                 return arm
         arm = self._drawn[bisect_right(self._ends_bp, self._random_bits(32) * WHOLE_BP >> 32)]
@@ -245,6 +275,7 @@ def ways(
     brakes: Mapping[str, str],
     tallies: Callable[[str, str], Tally],
     random: Random,
+    pages: Pages = lambda _model, _version, _arm: None,
 ) -> dict[str, Way]:
     """Work out the way of every model that is loaded.
 
@@ -254,9 +285,10 @@ def ways(
         Models whose brake is pulled on this node, with the version that is meant, empty for the stable one.
     tallies : callable
         Returns the tally of (model, version).
+    pages : callable, optional
     """
     return {
-        model: _way(model, table, versions, brakes.get(model), tallies, random)
+        model: _way(model, table, versions, brakes.get(model), tallies, random, pages)
         for model, versions in servables.items()
     }
 
@@ -268,9 +300,10 @@ def _way(
     brake: str | None,
     tallies: Callable[[str, str], Tally],
     random: Random,
+    pages: Pages,
 ) -> Way:
-    def arm(version: str, reason: Reason) -> Arm:
-        return Arm(version, versions.get(version), table.revision, reason, tallies(model, version))
+    def arm(version: str, reason: Reason, page: Page | None = None) -> Arm:
+        return Arm(version, versions.get(version), table.revision, reason, tallies(model, version), page)
 
     named = {version: arm(version, Reason.NAMED) for version in versions}
     for alias, version in table.aliases.get(model, {}).items():
@@ -282,22 +315,31 @@ def _way(
     if stopped and stopped in versions:
         return Way(model, arm(stopped, Reason.BRAKE), named, random)
     if route.whole:
-        only = arm(route.whole, Reason.PINNED if route.pinned else Reason.STATIC)
+        counted = route.whole in versions and not route.pinned
+        page = pages(model, route.whole, WHOLE) if counted else None
+        only = arm(route.whole, Reason.PINNED if route.pinned else Reason.STATIC, page)
         return Way(model, only if only.servable else None, named, random, [only], [only], [WHOLE_BP])
+    # Where a version is missing requests are not answered as they were drawn, and are no evidence.
+    counted = all(each.version in versions for each in route.shares if each.weight_bp)
 
-    def share(version: str, reason: Reason) -> Arm:
+    def share(version: str, reason: Reason, of: str = SPLIT) -> Arm:
         # What is not there must not cost answers if the stable version is; the reverse is no fair trade.
         lost = version not in versions and route.primary in versions
-        return arm(route.primary, Reason.FALLBACK) if lost else arm(version, reason)
+        if lost:
+            return arm(route.primary, Reason.FALLBACK)
+        page = pages(model, version, of) if counted else None
+        if page is not None:
+            page.keyed = route.sticky is not None
+        return arm(version, reason, page)
 
-    live = [each.version for each in route.shares]
-    return Way(
-        model,
-        None,
-        named,
-        random,
-        [share(version, Reason.SPLIT) for version in live],
-        [share(version, Reason.STICKY) for version in live],
-        route.ends_bp,
-        Caller(model, route) if route.sticky is not None else None,
-    )
+    live, ends_bp = [each.version for each in route.shares], [*route.ends_bp]
+    drawn, dealt = ([share(each, reason) for each in live] for reason in (Reason.SPLIT, Reason.STICKY))
+    usual = drawn[_widest(ends_bp)]
+    if route.baseline_bp:
+        at = live.index(route.primary)
+        ends_bp.insert(at, route.baseline_slots.stop)
+        baseline = share(route.primary, Reason.BASELINE, BASELINE)
+        drawn.insert(at, baseline)
+        dealt.insert(at, baseline)
+    caller = Caller(model, route) if route.sticky is not None else None
+    return Way(model, None, named, random, drawn, dealt, ends_bp, caller, usual)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.errors import TurnoutError
+
+if TYPE_CHECKING:
+    from serving.evidence.page import Page
 
 Payload = bytes | memoryview | NDArray[np.object_]
 """One tensor's elements: little-endian and row-major; an object array of str for BYTES."""
@@ -251,11 +254,15 @@ class InferRequest:
         Somebody reads its payloads after it was answered, so their memory is not to be used again.
     stamp : bytes
         What the answer says of who answers and why; the same object for all that are routed alike.
+    page : Page or None
+        Where it is counted what becomes of it, if it was drawn and that is wanted.
+    slot : int
+        Where its caller's key fell, if that decided who answers; else -1.
     """
 
     __slots__ = (
         "arrived_ns", "call", "dropped", "expires_ns", "id", "layout",
-        "looked_at", "payloads", "reply", "stamp",
+        "looked_at", "page", "payloads", "reply", "slot", "stamp",
     )  # fmt: skip
 
     def __init__(
@@ -275,4 +282,6 @@ class InferRequest:
         self.expires_ns = expires_ns
         self.dropped = self.looked_at = False
         self.layout: Any = None
+        self.page: Page | None = None
+        self.slot = -1
         self.stamp = b""

@@ -144,7 +144,8 @@ def receive(port: int, file: Path, secret: str) -> None:
             if event["id"] not in known:
                 known.add(event["id"])
                 with file.open("a") as out:
-                    out.write(json.dumps({"id": event["id"], "revision": event["data"]["revision"]}) + "\n")
+                    told = {name: event[name] for name in ("id", "type", "data")}
+                    out.write(json.dumps({**told, "revision": event["data"].get("revision")}) + "\n")
         time.sleep(0.004)  # It may well be killed between this and its answer.
         return 204
 

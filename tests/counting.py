@@ -43,6 +43,7 @@ class Version:
         artifact = Artifact("m", number, digest, Path("m"), 1)
         self.spec = ModelSpec(artifact, ModelConfig("m"), tensors(inputs), tensors(outputs), rows_max)
         self.lane = Lane()
+        self.lanes = [self.lane]
         self.fed: dict[str, list[np.ndarray]] = {
             each.name: [] for each in (*self.spec.inputs, *self.spec.outputs)
         }

@@ -38,6 +38,8 @@ class Stage:
         A new one of this test's.
     traffic, drift : dict
         Sections of the configuration; drift is off if nothing is said of it.
+    more : dict
+        Other sections.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Stage:
         repository: Path,
         traffic: dict[str, Any] | None = None,
         drift: dict[str, Any] | None = None,
+        **more: dict[str, Any],
     ) -> None:
         self.folder = folder / "s"
         self.folder.mkdir(mode=0o700)
@@ -56,6 +59,7 @@ class Stage:
                 "repository": {"path": str(repository), "state": str(folder / "state")},
                 "traffic": traffic or {},
                 "drift": drift or {"enabled": False},
+                **more,
             }
         )
         (self.folder / "config.json").write_text(self.config.model_dump_json())

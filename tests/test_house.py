@@ -73,6 +73,12 @@ def modules(tracked, root) -> dict[str, str]:
     return {str(path): (root / path).read_text() for path in paths if path.parts[0] in PACKAGES}
 
 
+def test_every_room_is_a_package_that_is_installed(root):
+    rooms = {f"serving.{each.parent.name}" for each in root.glob("serving/*/__init__.py")}
+    settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert set(settings["packages"]) == {*PACKAGES, *rooms}
+
+
 def test_every_module_of_the_packages_says_first_what_it_is_for(modules):
     assert [name for name, text in modules.items() if not text.startswith('"""')] == []
 

@@ -1,14 +1,16 @@
 """How many rows a second does ONNX Runtime itself do, in a loop, with no server around it?
 
-    python -m loadtests.bench.limit MODEL.onnx --shape 1,16 --rows 1,8 --seconds 1
+    python -m loadtests.bench.limit MODEL.onnx --shape 1,16 --rows 1,8 --seconds 1 [--copy FILE]
 
-prints a JSON object: rows of a batch to rows a second. It is a process of its own so that it can
-have the server's core, and a fresh heap.
+prints a JSON object: rows of a batch to rows a second. With a FILE each batch is copied from there, in turn,
+instead of being the same one every time. It is a process of its own so that it can have the server's core,
+and a fresh heap.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 
 def rate(run: Callable[[], Any], rows: int, seconds: float, now_s: Callable[[], float]) -> float:
@@ -29,7 +32,21 @@ def rate(run: Callable[[], Any], rows: int, seconds: float, now_s: Callable[[], 
     return runs * rows / spent_s if runs else 0.0
 
 
-def rates(path: str, shape: Sequence[int], batches: Sequence[int], seconds: float) -> dict[int, float]:
+def copying(run: Callable[[], Any], batch: NDArray[np.float32], file: str) -> Callable[[], Any]:
+    """Return what copies the next batch of `file` into place, then does `run`."""
+    flat, there = batch.reshape(-1), np.memmap(file, batch.dtype, "r")
+    batches = itertools.cycle(there[: len(there) // flat.size * flat.size].reshape(-1, flat.size))
+
+    def copy_and_run() -> None:
+        flat[:] = next(batches)
+        run()
+
+    return copy_and_run
+
+
+def rates(
+    path: str, shape: Sequence[int], batches: Sequence[int], seconds: float, file: str = ""
+) -> dict[int, float]:
     """Measure the model at `path` with each size of batch; `shape` is that of one row, its 1 included."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -37,7 +54,10 @@ def rates(path: str, shape: Sequence[int], batches: Sequence[int], seconds: floa
     measured = {}
     for rows in batches:
         feed = {"x": np.random.default_rng(rows).standard_normal((rows, *shape[1:]), dtype=np.float32)}
-        measured[rows] = rate(partial(session.run, ["y"], feed), rows, seconds, time.perf_counter)
+        run: Callable[[], Any] = partial(session.run, ["y"], feed)
+        measured[rows] = rate(
+            copying(run, feed["x"], file) if file else run, rows, seconds, time.perf_counter
+        )
     return measured
 
 
@@ -52,8 +72,9 @@ def main() -> None:
     parser.add_argument("--shape", type=_numbers, required=True)
     parser.add_argument("--rows", type=_numbers, default=[1])
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--copy", default="", metavar="FILE")
     given = parser.parse_args()
-    print(json.dumps(rates(given.path, given.shape, given.rows, given.seconds)))
+    print(json.dumps(rates(given.path, given.shape, given.rows, given.seconds, given.copy)))
 
 
 if __name__ == "__main__":

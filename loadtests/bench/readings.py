@@ -70,14 +70,17 @@ def load(bench: Bench, kind: Traffic, connections: int, port: int, path: str | N
     return run
 
 
-def limit(bench: Bench, model: str, rows: int, seconds: float) -> Reading:
-    """Measure ONNX Runtime alone, on the server's core, in a process of its own."""
+def limit(bench: Bench, model: str, rows: int, seconds: float, source: str = "") -> Reading:
+    """Measure ONNX Runtime alone, on the server's core, in a process of its own.
+
+    With a file as its `source` each batch is copied from there first.
+    """
     file = models.path(bench.repository, model)
     shape = ",".join(map(str, models.SHAPES[model]))
     command = [*module("loadtests.bench.limit"), str(file), "--shape", shape, "--rows", str(rows)]
     pinned = ["taskset", "-c", ",".join(map(str, sorted(bench.cores.server)))]
     done = subprocess.run(
-        [*pinned, *command, "--seconds", str(seconds)],
+        [*pinned, *command, "--seconds", str(seconds), "--copy", source],
         capture_output=True,
         text=True,
         check=False,

@@ -40,6 +40,8 @@ class Setup:
     """The folder of verified copies; one that is not there yet is a first start."""
     replicas: int = 0
     """On Ray: so many, each of which asks for little; 0 is what is configured by default."""
+    program: str = "serving.cli"
+    """The module that is run as `turnout`."""
     checkout: Path | None = None
     """Another checkout, from before there was an admin interface, to measure beside."""
 
@@ -81,7 +83,7 @@ class Bench:
         cores = self.cores.every if setup.every_core else self.cores.server
         with server.running(
             f"turnout serve{' --local' if setup.local else ''}",
-            [*within(setup.checkout), *command(file, local=setup.local)],
+            [*within(setup.checkout), *command(file, local=setup.local, program=setup.program)],
             ports[0],
             cores,
             file.with_suffix(".log"),
@@ -117,9 +119,9 @@ def within(checkout: Path | None) -> list[str]:
     return [] if checkout is None else ["env", "-C", str(checkout)]
 
 
-def command(config: Path, *, local: bool) -> list[str]:
+def command(config: Path, *, local: bool, program: str = "serving.cli") -> list[str]:
     """Return the command that a user gives."""
-    return [*module("serving.cli"), "serve", *(["--local"] if local else []), "--config", str(config)]
+    return [*module(program), "serve", *(["--local"] if local else []), "--config", str(config)]
 
 
 def settings(

@@ -66,7 +66,7 @@ async def _shown(rows: int, repeat: int) -> tuple[list[float], int, int]:
     watch.start()
     await watch.ready()
     servable = Servable.__new__(Servable)
-    servable.spec, servable.lane = spec, lane
+    servable.spec, servable.lane, servable.apart, servable._leaving = spec, lane, None, []
     watch.follow({"S": {"1": servable}})
     taps, batches = watch.taps("S", "1"), [_batch(rows, seed) for seed in range(ALIVE)]
     count = min(BATCHES_SHOWN, ROWS_SHOWN // rows)

@@ -5,7 +5,9 @@ Reading the journal goes on in threads, so that whoever looks far back holds nob
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -20,10 +22,15 @@ from router.history import History
 from router.intent import Intent
 from serving.admin.chronicle import chronicle, journal
 from serving.admin.drift import Drifts, ProfileBody, drifts
+from serving.admin.feedback import Feedbacks, feedbacks
+from serving.admin.feedback import body_bytes_max as feedback_bytes_max
+from serving.admin.feedback import schemas as feedback_schemas
 from serving.admin.guard import BODY_BYTES_MAX, Guard
 from serving.admin.mistakes import ANSWERS, REFUSED, WRONG, check_known
 from serving.admin.page import page
+from serving.admin.replay import Replays, replays
 from serving.admin.repository import repository
+from serving.admin.rollout import NowUs, Rollouts, rollout_paths
 from serving.admin.terms import (
     AliasBody,
     AllTraffic,
@@ -57,6 +64,8 @@ who runs the gateway, and `turnout status` finds it there."""
 TAGS = [
     {"name": "look", "description": "How traffic stands, and what was decided."},
     {"name": "change", "description": "Move traffic. Each answers with a receipt."},
+    {"name": "quality", "description": "How good answers are, by labels that come later."},
+    {"name": "replay", "description": "What versions make of the latest requests."},
     {"name": "repository", "description": "Load and unload models, on all replicas."},
     {"name": "drift", "description": "How far requests and answers are from what was normal."},
     {"name": "audit", "description": "The journal, and whether it is what was written."},
@@ -98,6 +107,10 @@ def application(
     hosts: Iterable[str] = (),
     stored: Path | None = None,
     drift: Drifts | None = None,
+    rollouts: Rollouts | None = None,
+    feedback: Feedbacks | None = None,
+    replaying: Replays | None = None,
+    now_us: NowUs = lambda: time.time_ns() // 1000,
 ) -> FastAPI:
     """Return the admin application of a control.
 
@@ -111,22 +124,24 @@ def application(
         IP addresses beyond loopback at which this is asked.
     stored : Path, optional
         The journal's file, to be verified; without it what was read from there is.
-    drift : Drifts, optional
-        What looks after drift.
+    drift, rollouts, feedback, replaying : optional
+        Who looks after each; without it, its paths are answered with 404.
+    now_us : callable
+        The time, in microseconds of Unix time.
     """
-    app = FastAPI(
-        title="Turnout",
-        version=SERVER_VERSION,
-        summary="Traffic between versions of models.",
-        description=DESCRIPTION,
-        openapi_tags=TAGS,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
-    routers = [_looks(control, shadows), _changes(control), _names(control), repository(control)]
-    routers.append(_audits(control, stored))
-    for router in (*routers, drifts(lambda model: check_known(control.history, model), drift)):
+    app = _empty()
+    check = partial(check_known, control.history)
+    for router in (
+        _looks(control, shadows),
+        _changes(control),
+        _names(control),
+        rollout_paths(control, rollouts, now_us),
+        repository(control),
+        drifts(check, drift),
+        feedbacks(check, feedback, now_us),
+        replays(check, replaying),
+        _audits(control, stored),
+    ):
         app.include_router(router, dependencies=[Security(HTTPBearer(auto_error=False))])
     app.add_api_route("/docs", lambda: HTMLResponse(page(app.openapi())), include_in_schema=False)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's way to have a say in it.
@@ -136,9 +151,22 @@ def application(
     return app
 
 
-def _body_bytes_max(method: str) -> int:
+def _empty() -> FastAPI:
+    return FastAPI(
+        title="Turnout",
+        version=SERVER_VERSION,
+        summary="Traffic between versions of models.",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+
+
+def _body_bytes_max(method: str, path: str) -> int:
     # Nothing but a profile is put.
-    return PROFILE_BYTES_MAX if method == "PUT" else BODY_BYTES_MAX
+    return feedback_bytes_max(method, path) or (PROFILE_BYTES_MAX if method == "PUT" else BODY_BYTES_MAX)
 
 
 def _looks(control: Controls, shadows: Shadows | None) -> APIRouter:
@@ -301,6 +329,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 operation["responses"].pop("422", None)
         for name in ("HTTPValidationError", "ValidationError"):
             schema["components"]["schemas"].pop(name, None)
-        schema["components"]["schemas"]["ProfileBody"] = ProfileBody.model_json_schema()
+        schema["components"]["schemas"] |= {
+            "ProfileBody": ProfileBody.model_json_schema(),
+            **feedback_schemas(),
+        }
         app.openapi_schema = schema
     return app.openapi_schema

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from router.change import Remove, SetAlias, SetRoute
+from router.change import SetAlias
 from router.entry import GENESIS, Entry
 from router.history import History
+from router.rollout import Rollout
 from router.table import Route, RoutingTable
 from serving.clock import utc
 
@@ -24,14 +25,16 @@ def chronicle(history: History, model: str, at_us: int | None = None) -> dict[st
 def decision(history: History, entry: Entry) -> dict[str, Any]:
     """Return an entry with what was before it and what came of it."""
     before, after = (history.at(revision) for revision in (entry.revision - 1, entry.revision))
+    model = entry.change.model
+    rollout = before.rollouts.get(model) is not after.rollouts.get(model)
     return {
         "revision": entry.revision,
         "at": utc(entry.at_us),
         "by": entry.by,
         "why": entry.why,
         "verb": str(entry.change.verb),
-        "from": _concerned(before, entry),
-        "to": _concerned(after, entry),
+        "from": _concerned(before, entry, rollout=rollout),
+        "to": _concerned(after, entry, rollout=rollout),
         "hash": entry.hash,
     }
 
@@ -56,14 +59,22 @@ def written(route: Route | None) -> str:
     return " ".join(words)
 
 
-def _concerned(table: RoutingTable, entry: Entry) -> str:
-    """Write what an entry is about as it was in `table`."""
-    match entry.change:
-        case SetAlias(model=model, alias=alias):
-            version = table.aliases.get(model, {}).get(alias)
-            return f"{alias}={version}" if version else ""
-        case SetRoute(model=model) | Remove(model=model):
-            return written(table.routes.get(model))
+def _concerned(table: RoutingTable, entry: Entry, *, rollout: bool) -> str:
+    """Write what an entry is about as it was in `table`; of a `rollout` too, if that is another one by it."""
+    model = entry.change.model
+    if isinstance(entry.change, SetAlias):
+        version = table.aliases.get(model, {}).get(entry.change.alias)
+        return f"{entry.change.alias}={version}" if version else ""
+    words = [written(table.routes.get(model))]
+    if rollout and model in table.rollouts:
+        words.append(_stands(table.rollouts[model]))
+    return "; ".join(filter(None, words))
+
+
+def _stands(rollout: Rollout) -> str:
+    reason = f" ({rollout.reason})" if rollout.reason else ""
+    step = f", step {rollout.step + 1} of {len(rollout.plan.steps)}" if rollout.under_way else ""
+    return f"rollout {rollout.plan.name} {rollout.phase}{reason}{step}"
 
 
 def _at(history: History, model: str, at_us: int) -> dict[str, Any]:

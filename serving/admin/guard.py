@@ -31,7 +31,7 @@ class Guard:
     hosts : iterable of str
         IP addresses beyond loopback at which this server is asked. The unspecified one stands for any.
     body_bytes_max : callable, optional
-        Returns how large a body may be, by the request's method.
+        Returns how large a body may be, by the request's method and path.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Guard:
         app: ASGIApp,
         token: str,
         hosts: Iterable[str] = (),
-        body_bytes_max: Callable[[str], int] = lambda _method: BODY_BYTES_MAX,
+        body_bytes_max: Callable[[str, str], int] = lambda _method, _path: BODY_BYTES_MAX,
     ) -> None:
         self._app = app
         self._body_bytes_max = body_bytes_max
@@ -51,7 +51,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        bytes_max = self._body_bytes_max(scope["method"])
+        bytes_max = self._body_bytes_max(scope["method"], scope["path"])
         refused = self._refusal(scope["headers"], bytes_max)
         if refused is not None:
             await _refuse(send, *refused)

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     ROLLOUT_ABORTED = "rollout.aborted"
     ROLLOUT_SUPERSEDED = "rollout.superseded"
     ROLLBACK_COMPLETED = "rollback.completed"
+    ROLLBACK_ADVISED = "rollback.advised"
     TRAFFIC_CHANGED = "traffic.changed"
     DRIFT_DETECTED = "drift.detected"
     DRIFT_CLEARED = "drift.cleared"

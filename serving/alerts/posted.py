@@ -1,4 +1,4 @@
-"""Which events are in no journal: drift that was found or is over, and quality that was lost?"""
+"""Which events are in no journal: drift, loss of quality, and what is known of a rollback's target?"""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ def of_quality(model: str, version: str, at_us: int, evidence: Mapping[str, Any]
     digest = event_id("quality", model, version, at_us)
     data = {"model": model, "version": version, "at": utc(at_us), "evidence": dict(evidence)}
     return Event(Kind.QUALITY_DEGRADED, digest, model, at_us, data)
+
+
+def of_advice(advice: Mapping[str, Any], revision: int, at_us: int) -> Event:
+    """Return how the version that traffic went back to does on today's requests."""
+    data = {"revision": revision, **advice}
+    digest = event_id("advice", advice["model"], revision)
+    return Event(Kind.ROLLBACK_ADVISED, digest, advice["model"], at_us, data)
 
 
 def drift_signs(verdicts: Iterable[Mapping[str, Any]]) -> list[Sign]:

@@ -81,7 +81,7 @@ class Control:
         self.roster = Roster(folder, fence_s, settings.lease_s)
         self._preparation = Preparation(self.roster, settings.lease_s)
         self._bank = Bank()
-        self._shadows = Gatherer()
+        self.shadowed = Gatherer()
         self._ordering = ordering
         self._rooms = rooms
         self._changing = asyncio.Lock()
@@ -159,7 +159,7 @@ class Control:
 
     async def shadows(self, model: str) -> dict[str, Any]:
         """Return how a model's shadows compare, as plain values."""
-        return self._shadows.report(model, self.roster.replicas)
+        return self.shadowed.report(model, self.roster.replicas)
 
     def replicas(self) -> list[dict[str, Any]]:
         """Return what is known of every replica that lives, as plain values."""
@@ -347,7 +347,7 @@ class Control:
             case {"say": "renew", "sent_ns": sent_ns}:
                 self._renew(found, sent_ns)
             case {"say": "shadows", "told": told}:
-                self._shadows.note(found.name, told)
+                self.shadowed.note(found.name, told)
             case {"say": "state"}:
                 found.learn(said)
                 self._look_for_news(found.ready)

@@ -111,6 +111,9 @@ class Desk:
             hosts=(host.strip("[]"),),
             stored=folder / JOURNAL,
             drift=self.rooms.drift,
+            rollouts=self.rooms.rollouts,
+            feedback=self.rooms.feedback,
+            replaying=self.rooms.replaying,
         )
         settings = uvicorn.Config(
             app,

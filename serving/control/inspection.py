@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 
 from router.change import Refused
+from serving.alerts.posted import drift_signs, of_drift
+from serving.alerts.retraining import Cause
 from serving.aside import aside
 from serving.config import Drift as Settings
 from serving.control.roster import Replica, Roster
@@ -30,6 +32,7 @@ from serving.drift.store import Store
 
 if TYPE_CHECKING:
     from router.entry import Entry
+    from serving.alerts.alerts import Alerts
     from serving.control.control import Control
     from serving.drift.drift import Drift, Named, Ripe
     from serving.drift.harvest import Message
@@ -40,6 +43,8 @@ T = TypeVar("T")
 
 EVALUATE_S = 1.0
 """How often streams are judged."""
+SILENT_S = 1.0
+"""How long a replica that is silent is waited for, to count by a new profile."""
 ASK_AGAIN_S = 1.0
 """When a replica is asked again for rows that it could not write."""
 
@@ -65,6 +70,8 @@ class Inspection:
         The control's private folder; `NotPrivate` if what is in it is not.
     now_us : callable
         The time, in microseconds of Unix time.
+    alerts : Alerts, optional
+        Who is told when drift is detected and when it clears.
     """
 
     def __init__(
@@ -72,9 +79,11 @@ class Inspection:
         settings: Settings,
         folder: Path,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        alerts: Alerts | None = None,
     ) -> None:
         self._settings = settings
         self._now_us = now_us
+        self._alerts = alerts
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="turnout-drift")
         self._store = Store(folder)
         self._drift: Drift
@@ -84,6 +93,7 @@ class Inspection:
         self._captures: dict[Named, Message] = {}
         self._told: dict[tuple[str, int], tuple[Key, Mapping[str, Any]]] = {}
         self._verdicts = b""
+        self._judged: list[dict[str, Any]] = []
         self._roster: Roster | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._judging: asyncio.Task[None] | None = None
@@ -131,6 +141,8 @@ class Inspection:
             case {"say": "drift", "told": told} if self._settings.enabled:
                 for model, version, role, tensor, reading in told:
                     self._told[replica.name, reading["stream"]] = ((model, version, role, tensor), reading)
+            case {"say": "profiled", "task": task}:
+                replica.tasks[task] = {}
             case {"say": "captured", "into": into, "error": error} if error and self._loop is not None:
                 log.info("event=not_captured replica=%s reason=%r", replica.name, error)
                 self._loop.call_later(ASK_AGAIN_S, self._ask_again, replica.line, into)
@@ -150,7 +162,9 @@ class Inspection:
         return await self._do(lambda: self._standing(model, version, whole=whole))
 
     async def put(self, model: str, version: str, content: bytes) -> ProfileStanding:
-        """Let a profile count from now on, that is written in JSON, and return which does. From any loop.
+        """Let a profile count that is written in JSON, and return which does. From any loop.
+
+        What a replica answers from then on is counted by it, unless the replica was silent meanwhile.
 
         Raises
         ------
@@ -159,11 +173,15 @@ class Inspection:
         Refused
             If it is of another version, or of other files than those that are served.
         """
-        return await self._do(self._put, model, version, content, self._digests())
+        standing = await self._do(self._put, model, version, content, self._digests())
+        await self._arrival()
+        return standing
 
     async def drop(self, model: str, version: str) -> ProfileStanding:
         """Let no profile count, make none of live requests any more, and return which does: none."""
-        return await self._do(self._drop, model, version)
+        standing = await self._do(self._drop, model, version)
+        await self._arrival()
+        return standing
 
     async def freeze(self, model: str, version: str, rows: int) -> ProfileStanding:
         """Begin to make a profile of live requests, and return how far it is. From any event loop.
@@ -174,6 +192,18 @@ class Inspection:
             If there is nothing to make it of, or no room for so much.
         """
         return await self._do(self._freeze, model, version, rows, self._digests())
+
+    def says(self, model: str) -> dict[str, dict[str, Any]]:
+        """Return what was judged last of the versions that have a profile. On the control's loop."""
+        said: dict[str, dict[str, Any]] = {}
+        for each in self._judged:
+            if each["model"] == model:
+                of = said.setdefault(each["version"], {"word": "no drift", "tensors": [], "psi_max": 0.0})
+                of["psi_max"] = max(of["psi_max"], each["psi_max"])
+                if each["detected"]:
+                    of["word"] = "drift"
+                    of["tensors"].append(each["tensor"])
+        return said
 
     async def _do(self, work: Callable[..., T], *args: Any) -> T:
         """Return what `work` returns, called in the thread that has everything."""
@@ -224,8 +254,12 @@ class Inspection:
         now_us = self._now_us()
         self._drift.know(look.digests)
         self._drift.note(look.told, now_us)
-        self._drift.evaluate(look.connected, now_us)
+        found = self._drift.evaluate(look.connected, now_us)
         look.verdicts = self._drift.verdicts()
+        if self._alerts is not None:
+            for event in found:
+                self._alerts.post(of_drift(event))
+            self._alerts.see(Cause.DRIFT, drift_signs(look.verdicts))
         self._drift.save(now_us)
         look.captures = self._drift.look_after_harvests(now_us)
         look.ripe = self._drift.ripe()
@@ -233,6 +267,7 @@ class Inspection:
 
     def _tell(self, look: Look) -> None:
         """Tell replicas what came of it."""
+        self._judged = look.verdicts
         verdicts = orjson.dumps({"say": "drift", "verdicts": look.verdicts}) + b"\n"
         if verdicts != self._verdicts:
             self._verdicts = verdicts
@@ -300,6 +335,20 @@ class Inspection:
         self._drift.know(digests)
         self._from_thread(self._say_captures, self._drift.freeze(Terms(model, version, rows)))
         return self._standing(model, version)
+
+    async def _arrival(self) -> None:
+        """Wait until replicas count by what they were told, but for one that is silent. From any loop."""
+        if self._loop is not None:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._arrive(), self._loop))
+
+    async def _arrive(self) -> None:
+        if self._roster is None or not self._roster.replicas:
+            return
+        task, names = next(self._roster.tasks), list(self._roster.replicas)
+        self._send(orjson.dumps({"say": "profiles", "profiles": {}, "task": task}) + b"\n")
+        await self._roster.answered(names, lambda each: task in each.tasks, SILENT_S)
+        for replica in self._roster.replicas.values():
+            replica.tasks.pop(task, None)
 
     def _end_harvest(self, named: Named) -> None:
         self._from_thread(self._say_captures, self._drift.end_harvest(named))

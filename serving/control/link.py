@@ -12,7 +12,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic_ns
-from typing import Any
+from typing import Any, Protocol
 
 from serving import sockets
 from serving.config import Traffic as Settings
@@ -20,9 +20,12 @@ from serving.control import telling
 from serving.control.members import Membership
 from serving.control.orderly import Orderly
 from serving.control.telling import Line, Said
-from serving.drift.teller import Teller
+from serving.drift.teller import Teller as DriftTeller
+from serving.evidence.teller import Teller as EvidenceTeller
 from serving.gateway import Gateway
+from serving.labels.teller import Teller as LabelsTeller
 from serving.orders import Order
+from serving.replay.replays import Replays
 
 log = logging.getLogger("turnout.link")
 
@@ -36,6 +39,22 @@ LAST_S_MAX = 2.0
 """How long the end waits until the last counts are told."""
 ADOPTED_S_MAX = 30.0
 """How long a start waits for the control to give every model that is loaded a route."""
+
+
+class Room(Protocol):
+    """A replica's side of what a control has beside traffic."""
+
+    def begin(self) -> None:
+        """Note that whoever listens now was told nothing."""
+
+    async def tell(self, line: Line) -> None:
+        """Say what is new since it was told the last time: once a second, and at the end."""
+
+    async def hear(self, line: Line, said: Said) -> None:
+        """Do what the control says, if it is for this room."""
+
+    def close(self) -> None:
+        """Tell nothing any more."""
 
 
 class Link:
@@ -55,7 +74,10 @@ class Link:
         self._folder = folder
         self.name = name
         self._settings = settings
-        self.drift = Teller(gateway.watch)
+        self.drift = DriftTeller(gateway.watch)
+        replays = Replays(gateway.captures, gateway.config, name, lambda: self.drift.profiles)
+        self.labels = LabelsTeller(gateway.labels)
+        self.rooms: list[Room] = [self.drift, EvidenceTeller(gateway.evidence), self.labels, replays]
         self._orderly = Orderly(gateway.shelf, self._do, self._tell_state)
         self._membership: Membership | None = None
         self._line: Line | None = None
@@ -106,7 +128,8 @@ class Link:
         await self._tell_last()
         for task in [*self._tasks, *self._doing]:
             task.cancel()
-        self.drift.close()
+        for room in self.rooms:
+            room.close()
         for timer in self._hold_ends.values():
             timer.cancel()
         line, self._line = self._line, None
@@ -136,7 +159,8 @@ class Link:
         self._line = line
         self._heard_ns = monotonic_ns()
         self._told = self._state()
-        self.drift.begin()
+        for room in self.rooms:
+            room.begin()
         line.say("hello", name=self.name, pid=os.getpid(), **self._told)
 
     def _end(self, line: Line) -> None:
@@ -167,7 +191,8 @@ class Link:
                     self._tell_shadows(line)
                 except Exception:  # Else the lease would not be renewed any more.
                     log.exception("event=shadows_not_told")
-                self._do(self.drift.tell(line))
+                for room in self.rooms:
+                    self._do(room.tell(line))
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -210,7 +235,7 @@ class Link:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_S_MAX):
-                await self.drift.tell(line)
+                await asyncio.gather(*[room.tell(line) for room in self.rooms])
                 while line.transport.get_write_buffer_size() and not line.transport.is_closing():
                     await asyncio.sleep(RETRY_S)
 
@@ -232,8 +257,9 @@ class Link:
                 self._release(model)
             case {"say": "orders" | "carry_out" | "ordered"}:
                 self._orderly.hear(line, said, beginning=not self._traffic.term)
-            case {"say": "profiles" | "drift" | "capture"}:
-                self._do(self.drift.hear(line, said))
+            case _:
+                for room in self.rooms:
+                    self._do(room.hear(line, said))
 
     def _follow(self, line: Line, said: Said) -> None:
         """Take a table over, and say so. Whatever arrives from here on is answered by it."""

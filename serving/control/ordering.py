@@ -26,6 +26,8 @@ log = logging.getLogger("turnout.ordering")
 OVER_THE_WIRE = "the operator, by a replica"
 REFUSALS: dict[type[Exception], str] = {NoModel: "unknown", Refused: "refused", Lost: "lost"}
 """How a replica is told why an order that it passed on cannot be carried out."""
+BROKE = "broke"
+"""How it is told that nobody foresaw what went wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,10 @@ class Ordering:
             missing = (await self._order(model, order, OVER_THE_WIRE)).missing
         except tuple(REFUSALS) as refusal:
             kind, error = REFUSALS[type(refusal)], str(refusal)
+        except Exception:  # Else the client would wait for its answer until it gives up.
+            log.exception("event=order_broke model=%s", model)
+            kind = BROKE
+            error = f"{model}: an internal error of the control, which was logged; see the repository index"
         line.say("ordered", number=number, kind=kind, error=error, missing=missing)
 
     async def _order(self, model: str, order: Order, by: str) -> Carried:

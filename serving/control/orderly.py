@@ -10,7 +10,7 @@ from typing import Any
 
 from serving.carry_out import carry_out, follow
 from serving.control.telling import Line, Said
-from serving.errors import Invalid, Overloaded, TurnoutError, Unavailable, Unknown
+from serving.errors import Failed, Invalid, Overloaded, TurnoutError, Unavailable, Unknown
 from serving.orders import Order, parsed
 from serving.shelf import Shelf
 
@@ -18,7 +18,9 @@ log = logging.getLogger("turnout.orderly")
 
 WAITING_MAX = 64
 """Orders of clients that are passed on at once."""
-_ERRORS: dict[str, type[TurnoutError]] = {"unknown": Unknown, "refused": Invalid, "lost": Unavailable}
+_ERRORS: dict[str, type[TurnoutError]] = {
+    "unknown": Unknown, "refused": Invalid, "lost": Unavailable, "broke": Failed,
+}  # fmt: skip
 
 
 class Orderly:

@@ -45,8 +45,8 @@ class Replica:
     brakes: Mapping[str, str] = field(default_factory=dict)
     tallies: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
     epochs: Mapping[str, int] = field(default_factory=dict)
-    tasks: dict[int, Mapping[str, str]] = field(default_factory=dict)
-    """What came of the tasks that are under way: faults by version."""
+    tasks: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    """What came of the tasks that are under way."""
 
     def learn(self, said: Said) -> None:
         """Take over what it told of its state."""

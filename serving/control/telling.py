@@ -12,7 +12,12 @@ From a replica
     counts have changed since they were told on this connection
     order {number, model, order}: a client of this replica's has a model loaded or unloaded; `ordered` answers
     carried_out {task, fault}: what came of `carry_out`; fault is empty if it was
+    profiled {task}: what was said of profiles up to that task holds
     captured {into, error}: what came of a capture; error is empty if there is a file of each stream
+    evidence {told}: model, epoch, version, arm and `serving.evidence.counts.Counts` of each page whose counts
+    have changed since they were told on this connection; they are since the replica began
+    measured {task, durations, confidences}: how the version's latencies and top scores are spread, of late
+    replayed {task, report, error}: what came of `replay`; there is either a report or an error
 
 From the control
     table {term, revision, routes, aliases, epochs, must, good}
@@ -20,12 +25,19 @@ From the control
     orders {orders}: by model what is ordered of it; first of all after a hello, and after each change
     carry_out {task, model, order}: load or unload a model; null takes the word back that there was
     ordered {number, kind, error, missing}: what came of an order; kind is empty if it holds
-    profiles {profiles, only}: by model and version the profile that counts from now on, or null for none. A
-    version that is not in it keeps what it has; where there is `only`, a list of [model, version], it has
-    none unless it is in there. After a hello all are told, one by one, and then `only`
+    profiles {profiles, only, task}: by model and version the profile that counts from now on, or null for
+    none. A version that is not in it keeps what it has; where there is `only`, a list of [model, version], it
+    has none unless it is in there. After a hello all are told, one by one, and then `only`. Where there is a
+    `task`, `profiled` answers
     drift {verdicts}: what `serving.drift.stream.Stream.verdict` says of each stream that has a reference
     capture {model, version, rows, into}: write the next rows of each stream into a file in that folder; with
     0 rows, end what was to be written there
+    replay {task, model, versions, rows, s_max}: run the newest inputs of a model through versions of it,
+    within so many seconds; with 0 rows, say only what is kept. `replayed` answers
+    terms {model, versions, late_ns, confidence, output}: what to count of the requests that are drawn, as
+    `serving.evidence.terms.Terms` has it; of no versions, nothing. After a hello all are told: those that are
+    not within ten seconds are over
+    measure {task, model, version}: `measured` answers
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from kernels import outputs, projection
@@ -50,7 +49,9 @@ def _thinned(look: Look, array: NDArray[Any]) -> Rows:
     run = RUN * (look.shape[2] if look.channel_axis == 2 else 1)
     shape = (array.size // row, channels, look.elements // channels // run, run)
     strides = (row * size, row // channels * size, look.step * run * size, size)
-    return as_strided(array, shape, strides, writeable=False).reshape(-1, look.elements)
+    flat = array.reshape(-1).view(np.uint8)
+    # 3 us for an image, where `as_strided` takes 6 to 17.
+    return np.ndarray(shape, array.dtype, flat, 0, strides).reshape(-1, look.elements)
 
 
 def panels(look: Look, taken: Rows) -> Mapping[str, NDArray[Any]]:

@@ -35,7 +35,8 @@ class Teller:
         self._telling = asyncio.Lock()
         self._hearing = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="turnout-teller")
-        self._profiles: dict[Named, Profile] = {}
+        self.profiles: dict[Named, Profile] = {}
+        """Those that count here."""
         self.verdicts: Mapping[Key, Verdict] = {}
         """What the control said last of the streams of all replicas."""
 
@@ -68,6 +69,8 @@ class Teller:
             case {"say": "profiles", "profiles": profiles, **rest}:
                 async with self._hearing:  # In the order in which they came.
                     self._follow(await aside(_read, profiles), rest.get("only"))
+                    if "task" in rest:
+                        line.say("profiled", task=rest["task"])
             case {"say": "drift", "verdicts": verdicts}:
                 self.verdicts = {_key(each): Verdict.from_json(each) for each in verdicts}
             case {"say": "capture", "model": model, "version": version, "rows": rows, "into": into}:
@@ -78,12 +81,12 @@ class Teller:
                 self._watch.capture(model, version, rows, into, captured)
 
     def _follow(self, read: Mapping[Named, Profile | None], only: list[list[str]] | None) -> None:
-        merged = {**self._profiles, **read}
+        merged = {**self.profiles, **read}
         counting = {(model, version) for model, version in only} if only is not None else merged.keys()
-        self._profiles = {
+        self.profiles = {
             named: profile for named, profile in merged.items() if profile is not None and named in counting
         }
-        self._watch.follow_profiles(self._profiles)
+        self._watch.follow_profiles(self.profiles)
 
 
 def _key(verdict: Mapping[str, Any]) -> Key:

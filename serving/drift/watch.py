@@ -52,14 +52,13 @@ class Seat:
 
     spec: ModelSpec
     intake: Intake
-    lane: weakref.ref[Lane]
-    """Not kept, for with it goes the version's memory."""
+    lanes: list[weakref.ref[Lane]]
+    """Not kept, for with them goes the version's memory."""
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing more to come."""
-        lane = self.lane()
-        return lane is None or not len(lane)
+        return not any(lane is not None and len(lane) for lane in (ref() for ref in self.lanes))
 
 
 class Watch:
@@ -137,7 +136,7 @@ class Watch:
         for named, seat in list(self._seats.items()):
             servable = wanted.get(named)
             if servable is not None and _alike(seat.spec, servable.spec):
-                seat.lane = weakref.ref(servable.lane)
+                seat.lanes = _lanes(servable)
             else:
                 # What its lane still has to answer is counted, too.
                 self._leaving.append(self._seats.pop(named))
@@ -226,7 +225,7 @@ class Watch:
             flow = self._flow(named, Role.LIVE, chosen)
             if flow is not None:
                 inlets.append(_inlet(spec, at, flow))
-        return Seat(spec, Intake(str(spec), inlets, spec.rows_max), weakref.ref(servable.lane))
+        return Seat(spec, Intake(str(spec), inlets, spec.rows_max), _lanes(servable))
 
     def _seat_anew(self, named: Named, seat: Seat) -> None:
         """Begin new streams for a version, in the rings that it has where rows stay what they are."""
@@ -287,6 +286,10 @@ class Watch:
         seat.intake.close()
         for inlet in seat.intake.inlets:
             self.flows.end(inlet.flow)
+
+
+def _lanes(servable: Servable) -> list[weakref.ref[Lane]]:
+    return [weakref.ref(lane) for lane in servable.lanes]
 
 
 def _inlet(spec: ModelSpec, at: str | int, flow: Flow) -> Inlet:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from router.rollout import Rollout
 from serving.evidence.counts import METRICS, OF_A_CLASS, Counts, key
+from serving.labels.pairs import Pairs
 from serving.rollout.arms import trial_of
 from serving.rollout.evidence import Cells
 from serving.rollout.facts import pairs_of
@@ -21,6 +22,11 @@ def durations_wanted(rollout: Rollout) -> bool:
 def pairs(reading: ShadowReading | None, stable: str) -> dict[str, tuple[int, int]]:
     """Return how a shadow compared with what it shadows; empty while there is none."""
     return {} if reading is None else pairs_of(reading, stable)
+
+
+def paired(compared: Pairs) -> dict[str, tuple[int, int]]:
+    """Return how often a shadow alone was wrong, and what it shadows alone, where there are labels."""
+    return {str(Kind.PAIRED_WRONG): (compared.worse, compared.better)} if compared.all else {}
 
 
 def totals(cells: Cells, version: str) -> dict[str, Sequence[int]]:

@@ -18,15 +18,17 @@ from router.entry import WORDS_MAX
 from router.plan import Plan
 from router.rollout import Rollout, Verdict, advance, rollout_document
 from router.rollout_intent import FreezeTerms, Observe, StallRollout, StartRollout
+from router.verb import Verb
 from serving.clock import utc
 from serving.control.receipt import Receipt
 from serving.control.refusals import Lost, Stale
 from serving.control.roster import Replica
 from serving.control.telling import Line, Said
+from serving.labels.reckoning import Standing
 from serving.rollout.arms import draws
 from serving.rollout.evidence import Evidence
 from serving.rollout.facts import Extras
-from serving.rollout.gathering import durations_wanted, pairs, totals
+from serving.rollout.gathering import durations_wanted, paired, pairs, totals
 from serving.rollout.judge import judge
 from serving.rollout.measuring import Measuring, terms_message
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from router.entry import Entry
     from serving.control.control import Control
     from serving.control.inspection import Inspection
+    from serving.labels.feedback import Feedback
+    from serving.rollout.advisor import Advisor
 
 log = logging.getLogger("turnout.rollout")
 T = TypeVar("T")
@@ -54,6 +58,10 @@ class Rollouts:
         The control's private folder; `NotPrivate` if what is in it is not.
     drift : Inspection, optional
         Who says what drifts.
+    labels : Feedback, optional
+        Who says what labels said.
+    advisor : Advisor, optional
+        Who says how the stable version does on today's requests.
     now_us : callable
         The time, in microseconds of Unix time.
     """
@@ -62,10 +70,12 @@ class Rollouts:
         self,
         folder: Path,
         drift: Inspection | None = None,
+        labels: Feedback | None = None,
+        advisor: Advisor | None = None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._folder = folder
-        self._drift = drift
+        self._drift, self._labels, self._advisor = drift, labels, advisor
         self._now_us = now_us
         self._control: Control
         """For the control's loop alone, as all of the following."""
@@ -93,6 +103,8 @@ class Rollouts:
         """Write down what was counted, and end."""
         if self._piloting is not None:
             self._piloting.cancel()
+            if self._advisor is not None:
+                self._advisor.close()
             await asyncio.to_thread(lambda: self._evidence.save(final=True))
 
     def greet(self, line: Line) -> None:
@@ -181,10 +193,14 @@ class Rollouts:
         dealt = draws(self._control.history, rollout, cells)
         verdict = await asyncio.to_thread(judge, rollout, cells, dealt, extras, now_us)
         self._evidence.remember(model, verdict.document["marks"])
+        if self._advisor is not None:
+            verdict = self._advisor.advised(rollout, verdict)
         self._verdicts[model] = verdict
         move = advance(rollout, verdict, now_us)
         if move is not None:
-            await self._do(model, Observe(model, verdict, now_us), move.why)
+            revision = await self._do(model, Observe(model, verdict, now_us), move.why)
+            if revision and move.verb is Verb.ROLLBACK and self._advisor is not None:
+                self._advisor.after(rollout, revision)
 
     async def _extras(self, rollout: Rollout, now_us: int) -> Extras:
         """Gather what there is to know beside what the arms counted."""
@@ -193,12 +209,14 @@ class Rollouts:
             self._heard_us[model] = now_us
         shadows = self._control.shadowed.readings(model, self._control.roster.replicas)
         drift = self._drift.says(model) if self._drift is not None else {}
+        standing = self._labels.standing(model) if self._labels is not None else Standing()
         durations = None
         if durations_wanted(rollout):
             durations = await self._measuring.durations(model, candidate, self._control.roster)
         return Extras(
             heard_us=self._heard_us.setdefault(model, now_us),
-            pairs=pairs(shadows.get(candidate), stable),
+            pairs=pairs(shadows.get(candidate), stable)
+            | paired(standing.compared(candidate, stable, rollout.first)),
             drift={
                 side: drift[version]
                 for side, version in (("candidate", candidate), ("stable", stable))
@@ -206,10 +224,12 @@ class Rollouts:
             },
             totals=totals(self._evidence.of(model), candidate),
             durations=durations,
+            quality={each: standing.numbers().get(each, {}) for each in (candidate, stable)},
             marks=self._evidence.marks(model),
         )
 
-    async def _do(self, model: str, intent: FreezeTerms | Observe | StallRollout, why: str) -> None:
+    async def _do(self, model: str, intent: FreezeTerms | Observe | StallRollout, why: str) -> int:
+        """Have it journalled, and return the revision; 0 if it was not."""
         try:
             receipt = await self._control.submit(intent, OURSELVES, (why or "due")[:WORDS_MAX])
         except (Lost, Stale) as error:
@@ -219,6 +239,8 @@ class Rollouts:
         else:
             self._refused.pop(model, None)
             log.info("event=rollout model=%s revision=%d why=%r", model, receipt.revision, why)
+            return receipt.revision
+        return 0
 
     async def _stall(self, model: str, why: str) -> None:
         """Ask a person where a step cannot be taken again and again."""

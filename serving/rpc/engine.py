@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from serving.config import Config
@@ -32,6 +33,10 @@ class Engine(Protocol):
     @property
     def rejections(self) -> dict[str, int]:
         """Calls that were answered with an error, by `reason`."""
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """Streams and connections ended for what their clients did, by HTTP/2's codes, where it knows."""
 
 
 def bind(config: Config) -> socket.socket | None:

@@ -113,6 +113,11 @@ class Server:
         """Calls that were answered with an error, by `reason`."""
         return dict(self.service.rejections)
 
+    @property
+    def faults(self) -> dict[str, int]:
+        """Return nothing: grpcio does not tell."""
+        return {}
+
     def _handler(self, path: str) -> Any:
         """Return grpcio's handler of the rpc at `path`, None if there is none."""
         if path == INFER:

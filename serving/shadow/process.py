@@ -15,6 +15,7 @@ from serving import confine
 from serving.config import Shadow as Settings
 from serving.drift.outlet import Outlets
 from serving.keeper import Death, Keeper, Turn
+from serving.labels.echo import Echo
 from serving.model import ModelSpec
 from serving.shadow import board as b
 from serving.shadow.board import ARMS_MAX, Board
@@ -36,7 +37,7 @@ class ShadowProcess:
         The shadow's version.
     sides : sequence of int
         See `serving.shadow.board.Form`.
-    settings, ring, board, outlets
+    settings, ring, board, outlets, echo
         What it may use, where it takes from, and where it writes to: what it counted, and rows for others.
     """
 
@@ -48,8 +49,10 @@ class ShadowProcess:
         ring: Ring,
         board: Board,
         outlets: Outlets | None = None,
+        echo: Echo | None = None,
     ) -> None:
-        self._spec, self._sides, self._settings, self._outlets = spec, sides, settings, outlets
+        self._spec, self._sides, self._settings = spec, sides, settings
+        self._outlets, self._echo = outlets, echo
         self._ring, self._board = ring, board
         name = f"version={spec} event=shadow"
         self._keeper = Keeper(self, name, log, START_S_MAX, settings.restarts_max)
@@ -107,7 +110,10 @@ class ShadowProcess:
             # Where the kernels' machine code is kept.
             env=confine.environment("HOME", "XDG_CACHE_HOME"),
             cwd="/",
-            pass_fds=(*fds, *(self._outlets.fds if self._outlets is not None else ())),
+            pass_fds=(
+                *fds,
+                *[fd for each in (self._outlets, self._echo) if each is not None for fd in each.fds],
+            ),
             # As for admission: in a session of its own its rank would count for nothing.
             process_group=0,
         )
@@ -154,4 +160,5 @@ class ShadowProcess:
             "age_ns_max": int(self._settings.age_s_max * 1e9),
             "memory_bytes_max": self._settings.memory_bytes_max,
             "outlets": self._outlets.task() if self._outlets is not None else [],
+            "echo": self._echo.task() if self._echo is not None else None,
         }

@@ -27,8 +27,8 @@ class Gatherer:
         while len(self._told) > GONE_MAX:
             del self._told[next(iter(self._told))]
 
-    def report(self, model: str, connected: Iterable[str]) -> dict[str, Any]:
-        """Return the comparisons of a model's shadows, as plain values."""
+    def readings(self, model: str, connected: Iterable[str] = ()) -> dict[str, ShadowReading]:
+        """Return the comparisons of a model's shadows, by version."""
         there = set(connected)
         readings: dict[str, ShadowReading] = {}
         for replica, told in self._told.items():
@@ -37,6 +37,11 @@ class Gatherer:
                     reading = ShadowReading.from_json(document)
                     now = reading if replica in there else reading.counters()
                     readings[version] = readings[version] + now if version in readings else now
+        return readings
+
+    def report(self, model: str, connected: Iterable[str]) -> dict[str, Any]:
+        """Return the same as plain values."""
+        readings = self.readings(model, connected)
         return {
             "model": model,
             "shadows": [readings[version].document(version) for version in newest_first(readings)],

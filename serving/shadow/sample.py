@@ -102,7 +102,7 @@ def plan(
 def write(
     plan: Plan, head: bytes, arrays: Arrays, chosen: NDArray[np.int64] | None
 ) -> Sequence[bytes | memoryview]:
-    """Return the parts of an entry: all rows, or the `chosen` ones, of inputs and outputs.
+    """Return the parts of an entry: all rows, or the `chosen` ones, of inputs, outputs and perhaps keys.
 
     Raises
     ------
@@ -141,6 +141,8 @@ class Sample:
     feeds: dict[str, NDArray[Any]]
     made: list[tuple[int, NDArray[Any]]]
     """The shadow's index of each output, and what the primary made of it."""
+    keys: NDArray[np.int64] | None = None
+    """By what the rows are known to whoever wants to know of them; see `serving.labels.echo`."""
 
 
 def head(entry: memoryview) -> tuple[int, int, int, int]:
@@ -161,7 +163,8 @@ def read(entry: memoryview, inputs: Sequence[TensorSpec], outputs: Sequence[Tens
     for index, shape in chosen:
         array, at = _array(entry, at, outputs[index], (rows, *shape) if rows else shape)
         made.append((index, array))
-    return Sample(ended_ns, run_ns, rows, arm, bool(whole), feeds, made)
+    keys = np.frombuffer(bytes(entry[at:]), np.int64) if at < len(entry) else None
+    return Sample(ended_ns, run_ns, rows, arm, bool(whole), feeds, made, keys)
 
 
 @lru_cache(PLANS_MAX)

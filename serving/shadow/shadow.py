@@ -21,6 +21,7 @@ from router.table import WHOLE_BP
 from serving.config import Shadow as Settings
 from serving.drift.outlet import Outlets
 from serving.errors import Failed
+from serving.labels.echo import Echo
 from serving.model import ModelSpec
 from serving.shadow import sample
 from serving.shadow.board import ARMS_MAX, Board
@@ -76,6 +77,8 @@ class Shadow:
         Where the rows are drawn from.
     outlets : Outlets, optional
         Where its process is to write what it took and gave, for those who count that.
+    echo : Echo, optional
+        Where it is to write what it decided, for those who have labels.
     """
 
     def __init__(
@@ -87,11 +90,13 @@ class Shadow:
         noise: bool = False,
         random: np.random.Generator | None = None,
         outlets: Outlets | None = None,
+        echo: Echo | None = None,
     ) -> None:
         self.spec = spec
         self.version = str(spec.artifact.version)
         self.noise = noise
         self.outlets = outlets
+        self.echo = echo
         self._draw = None
         if share_bp < WHOLE_BP:
             self._draw = Draw(share_bp, random if random is not None else np.random.default_rng())
@@ -101,7 +106,7 @@ class Shadow:
         self._names = tuple(each.name for each in spec.outputs[:OUTPUTS_MAX])
         sides = [side_of(each, rows=spec.rows_max > 0) for each in spec.outputs[:OUTPUTS_MAX]]
         self._board = Board(sides)
-        self._process = ShadowProcess(spec, sides, settings, self._ring, self._board, outlets)
+        self._process = ShadowProcess(spec, sides, settings, self._ring, self._board, outlets, echo)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._publishing: asyncio.TimerHandle | None = None
         self._broke = False
@@ -202,9 +207,14 @@ class Shadow:
             arm.drop(Drop.MISFIT, count or 1)
         else:
             arrays = [*feeds.values(), *[made[of] for of in plan.outputs]]
+            keys = self.echo.keys(batch, rows) if self.echo is not None else None
+            size = 0 if chosen is not None else plan.size
+            if keys is not None:
+                arrays.append(keys)
+                size += keys.nbytes if size else 0
             run_ns = batch.ended_ns - batch.started_ns
             head = HEAD.pack(batch.ended_ns, run_ns, count, arm.index, chosen is None, len(plan.text))
-            self._put(arm, plan, head, arrays, count or 1, chosen)
+            self._put(arm, plan, head, arrays, count or 1, chosen, size)
 
     def _put(
         self,
@@ -214,8 +224,8 @@ class Shadow:
         arrays: list[NDArray[Any]],
         rows: int,
         chosen: NDArray[np.int64] | None,
+        size: int,
     ) -> None:
-        size = plan.size if chosen is None else 0
         # Where all bytes are known before, a full ring costs no copy.
         if not size or self._ring.room(size):
             try:

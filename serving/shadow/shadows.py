@@ -17,6 +17,7 @@ from serving.shadow.comparison import ShadowReading
 from serving.track import Tap
 
 if TYPE_CHECKING:
+    from serving.labels.echo import Echo
     from serving.servable import Servable
     from serving.shadow.shadow import Shadow
 
@@ -39,6 +40,16 @@ class Counted(Protocol):
         """Note that the process is gone."""
 
 
+class Labelled(Protocol):
+    """Whoever has labels, and therefore wants to know what shadows decided."""
+
+    def echo(self, spec: ModelSpec) -> Echo | None:
+        """Return where a shadow's process is to write that, if anywhere."""
+
+    def release(self, echo: Echo) -> None:
+        """Note that the process is gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A shadow as the routing table has it. `noise` is a version that shadows itself."""
@@ -56,11 +67,15 @@ class Shadows:
     ----------
     settings : serving.config.Shadow
     counted : Counted, optional
+    labelled : Labelled, optional
     """
 
-    def __init__(self, settings: Settings, counted: Counted | None = None) -> None:
+    def __init__(
+        self, settings: Settings, counted: Counted | None = None, labelled: Labelled | None = None
+    ) -> None:
         self._settings = settings
         self._counted = counted
+        self._labelled = labelled
         self._running: dict[Key, tuple[Wanted, Shadow]] = {}
         self._ended: dict[Key, ShadowReading] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,7 +124,10 @@ class Shadows:
         from serving.shadow.shadow import Shadow
 
         outlets = self._counted.outlets(wanted.spec) if self._counted is not None else None
-        shadow = Shadow(wanted.spec, wanted.share_bp, self._settings, noise=wanted.noise, outlets=outlets)
+        echo = self._labelled.echo(wanted.spec) if self._labelled is not None else None
+        shadow = Shadow(
+            wanted.spec, wanted.share_bp, self._settings, noise=wanted.noise, outlets=outlets, echo=echo
+        )
         self._running[key] = (wanted, shadow)
         self._do(shadow.start())
 
@@ -117,6 +135,8 @@ class Shadows:
         await shadow.close()
         if self._counted is not None and shadow.outlets is not None:
             self._counted.release(shadow.outlets)
+        if self._labelled is not None and shadow.echo is not None:
+            self._labelled.release(shadow.echo)
         last = shadow.reading()
         self._ended[key] = self._ended.pop(key) + last if key in self._ended else last
         if len(self._ended) > ENDED_MAX:

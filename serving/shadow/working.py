@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from kernels.histogram import bins_ns
 from serving import confine
 from serving.drift.outlet import outlets
+from serving.labels.echo import Echoing
 from serving.model import Device
 from serving.shadow import board as b
 from serving.shadow import sample
@@ -49,6 +50,7 @@ class Task:
     age_ns_max: int
     memory_bytes_max: int
     outlets: list[dict[str, Any]]
+    echo: dict[str, Any] | None
 
     @property
     def takes(self) -> list[TensorSpec]:
@@ -94,6 +96,7 @@ class Shadowing:
         self._unseen: set[int] = set()
         self._said = False
         self._outlets = outlets(task.outlets)
+        self._echo = Echoing(task.echo) if task.echo is not None else None
         self._names = [each.name for each in self._outputs]
         from serving.session import Session, Stop, open_onnx
 
@@ -156,6 +159,8 @@ class Shadowing:
             self._desk[b.SINCE_NS] = 0
         for outlet in self._outlets:
             outlet.put(taken.feeds, dict(zip(self._names, outputs, strict=True)))
+        if self._echo is not None and taken.keys is not None:
+            self._echo.put(taken.keys, outputs)
         if any(outputs[at].shape != made.shape for at, made in taken.made):
             sheet.words[b.MISFIT] += taken.rows or 1
             return

@@ -17,6 +17,7 @@ from serving.errors import Invalid, TooLarge, TurnoutError, Unavailable, Unknown
 from serving.expect import JsonObject, string, whole
 from serving.shm.region import Entry, Region, find, find_again, key_named
 from serving.shm.register import NONE, Register
+from serving.slots import Slots
 from serving.wire import InferRequest, Reply, Results, Window
 
 log = logging.getLogger("turnout.shm")
@@ -40,6 +41,7 @@ class Memory:
         self._entries = self._register.entries()
         self._regions: dict[str, Region] = {}
         self._tried = NONE
+        self._slots = Slots()
         self._lent_bytes = 0
         self.returned: list[int] = []
         """What loans had that are over: any thread may be the last to hold one."""
@@ -120,7 +122,8 @@ class Memory:
         payloads = list(request.payloads)
         for index, tensor in enumerate(call.inputs):
             if tensor.window is not None:
-                data = self._checked(tensor.window).read(tensor.window)
+                room = self._slots.take(tensor.window.size_bytes)
+                data = self._checked(tensor.window).read(tensor.window, room)
                 payloads[index] = payload(data, tensor, f"$.inputs[{index}]")
         targets = {
             each.name: (each.window, self._checked(each.window))

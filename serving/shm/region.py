@@ -1,7 +1,7 @@
 """Which memory is a region, and how is it read and written while somebody else has it too?
 
-Read and written by the kernel, never mapped: whoever made the memory may cut it short at any moment, and a
-mapping would then end this process with SIGBUS. See docs/decisions/015-shared-memory-is-copied.md.
+Read and written by the kernel alone: whoever made the memory may cut it short at any moment, and who touches
+it in a mapping then ends with SIGBUS. See docs/decisions/015-shared-memory-is-copied.md.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from typing import NamedTuple
 
 from serving.errors import Invalid
 from serving.regular import Refusal, check_regular, irregular
+from serving.shm.mapping import Mapping
 from serving.wire import Window
 
 FOLDER = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory is.
 OPENED = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 KEY_BYTES_MAX = 200
+BLOCK_BYTES = 512
+"""What `st_blocks` counts in."""
 
 
 class Entry(NamedTuple):
@@ -34,10 +37,11 @@ class Entry(NamedTuple):
 class Region:
     """A part of the shared memory of one name, which stays open as long as anybody holds this."""
 
-    __slots__ = ("__weakref__", "_fd", "entry")
+    __slots__ = ("__weakref__", "_fd", "_mapping", "entry")
 
     def __init__(self, fd: int, entry: Entry) -> None:
         self._fd = fd
+        self._mapping: Mapping | None = None
         self.entry = entry
         weakref.finalize(self, os.close, fd).atexit = False
 
@@ -53,13 +57,32 @@ class Region:
                 f"{window.size_bytes} of them from {window.offset} on"
             )
 
-    def read(self, window: Window) -> bytes:
-        """Return what is in a window that was checked; a copy, which nobody can change any more."""
-        # 35 us for 602 kB, of which copying out of a mapping would take 15.
-        data = os.pread(self._fd, window.size_bytes, self.entry.offset + window.offset)
-        if len(data) != window.size_bytes:
+    def read(self, window: Window, room: memoryview | None = None) -> bytes | memoryview:
+        """Return what is in a window that was checked: a copy, in the slot `room` if there is one."""
+        at = self.entry.offset + window.offset
+        if room is None:
+            data = os.pread(self._fd, window.size_bytes, at)
+            if len(data) != window.size_bytes:
+                raise self._cut_short()
+            return data
+        # 28 us for 602 kB, from memory no cache has 42; `preadv` takes 37 and 100.
+        if not self._copied(window, room) and os.preadv(self._fd, (room,), at) != window.size_bytes:
             raise self._cut_short()
-        return data
+        return room
+
+    def _copied(self, window: Window, room: memoryview) -> bool:
+        """Say whether a window could be copied out of a mapping."""
+        state = os.fstat(self._fd)
+        if state.st_blocks * BLOCK_BYTES < state.st_size:
+            return False  # What was never written to would get memory by this, and on our account.
+        if state.st_size < self.entry.offset + window.offset + window.size_bytes:
+            return False  # Of a last page all can be copied, also what is behind the end.
+        if self._mapping is None:
+            try:
+                self._mapping = Mapping(self._fd, self.entry.offset, self.entry.size_bytes)
+            except (OSError, ValueError):  # It was cut short, but not in this window; or there is no room.
+                return False
+        return self._mapping.copy(window.offset, room)
 
     def write(self, window: Window, data: memoryview) -> None:
         """Put `data` at the beginning of a window that was checked, and holds as much."""

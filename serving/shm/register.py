@@ -35,6 +35,7 @@ class Register:
 
     def __init__(self, folder: Path, regions_max: int, bytes_max: int) -> None:
         self._path = folder / FILE
+        self._looked_at = str(self._path)
         self._lock = folder / LOCK
         self._regions_max = regions_max
         self._bytes_max = bytes_max
@@ -48,7 +49,7 @@ class Register:
     def entries(self) -> Mapping[str, Entry]:
         """Return what is registered now; the same object as before if nothing has changed."""
         try:
-            state = self._path.stat()  # 2 us.
+            state = os.stat(self._looked_at)  # noqa: PTH116 - at every request: 1.3 us, by its path 2.3.
         except FileNotFoundError:
             return self._entries
         if (state.st_dev, state.st_ino) != self._seen:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import re
+import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -125,6 +128,28 @@ def test_there_is_no_rpc_but_those_that_there_are(running):
             with pytest.raises(grpc.RpcError) as raised:
                 channel.unary_unary(path)(b"", timeout=10)
             assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_client_that_speaks_something_else_is_counted(running):
+    if running.config.grpc.engine != "h2":
+        pytest.skip("grpcio does not tell")
+    before = faults(running)["protocol_error"]
+    host, _, port = running.grpc.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        while client.recv(4096):
+            pass
+    after = faults(running)
+    assert after["protocol_error"] == before + 1
+    assert {"enhance_your_calm", "refused_stream"} < after.keys()
+
+
+def faults(running: Running) -> dict[str, int]:
+    """Return what the metrics say of HTTP/2's faults, by their code."""
+    with urllib.request.urlopen(f"http://{running.metrics}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    told = re.findall(r'^turnout_grpc_faults_total{reason="(\w+)"} (\S+)$', text, re.MULTILINE)
+    return {name: int(float(count)) for name, count in told}
 
 
 def test_a_message_that_is_none_is_the_client_s_fault(running):

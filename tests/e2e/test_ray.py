@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import queue
 import re
 import select
 import signal
@@ -17,7 +18,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -27,6 +28,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
+from serving import access, config
 from tests.e2e import talking_rpc
 
 from .conftest import Served
@@ -150,6 +152,20 @@ def test_grpc_is_answered_by_a_replica_and_again_when_that_died(served: Served) 
             replica.kill()
             replica.wait(10)
         _wait(lambda: _doubles(client))
+
+
+def test_a_grpc_stream_is_answered_on_ray(served: Served) -> None:
+    told: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{served.grpc}") as client:
+        client.start_stream(lambda result, error: told.put((result, error)))
+        for number in range(20):
+            x = np.full((1, 4), number, np.float32)
+            client.async_stream_infer("twice", talking_rpc.given({"x": x}), request_id=str(number))
+        for number in range(20):
+            result, error = told.get(timeout=20)
+            assert error is None and result.get_response().id == str(number)
+            np.testing.assert_array_equal(result.as_numpy("y"), np.full((1, 4), 2 * number))
+        client.stop_stream()
 
 
 def _doubles(client: tritonclient.grpc.InferenceServerClient) -> bool:
@@ -289,6 +305,29 @@ def test_a_model_is_unloaded_and_loaded_on_ray(served: Served) -> None:
         _route(served)
     assert served.turnout("load", "twice").returncode == 0
     assert _route(served).endswith(";static")
+
+
+def test_the_control_logs_what_a_replica_was_told_to_log(served: Served) -> None:
+    out = Path(f"/proc/{served.control().pid}/fd/2").resolve()
+
+    def logged(loud: bool) -> bool:
+        _change_logging(served, loud)
+        before = out.stat().st_size
+        assert served.turnout("load", "twice").returncode == 0
+        return b"event=ordered verb=load model=twice" in out.read_bytes()[before:]
+
+    _wait(lambda: logged(True))
+    _wait(lambda: not logged(False))
+
+
+def _change_logging(served: Served, loud: bool) -> None:
+    token = access.token(access.control_folder(config.load(served.config)))
+    headers = {"authorization": f"Bearer {token}"}
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{served.http}/v2/logging", json.dumps({"log_info": loud}).encode(), headers
+    )
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        assert answer.status == 200
 
 
 def test_a_killed_control_costs_no_request_and_its_successor_knows_everything(served: Served) -> None:

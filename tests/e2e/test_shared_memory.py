@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 from tritonclient.utils import shared_memory as shm
 
 from serving.shm.memory import Memory
+from serving.slots import SLOT_BYTES_MIN
 from tests.e2e.asking import NAMES
 from tests.models import identity, place, spinning
 from tests.running import Running
@@ -389,3 +390,41 @@ def test_what_one_replica_was_told_holds_for_the_others_at_once(running, module,
     with pytest.raises(InferenceServerException, match="no region 'in' is registered"):
         ask(module, client, "echo", X)
     other.close()
+
+
+# --- Under load.
+
+
+def test_large_inputs_of_many_clients_share_runs_and_none_sees_another_s(memory, tmp_path):
+    place(tmp_path / "models", "echo", 1, identity("FP32"))
+    enabled = {"shared_memory": {"enabled": True}}
+    size, clients, times = SLOT_BYTES_MIN, 6, 30
+    with Running(tmp_path / "models", tmp_path / "state", enabled) as running:
+        handles = [memory(name, clients * size) for name in ("in", "out")]
+        with tritonclient.http.InferenceServerClient(running.http) as first:
+            for name in ("in", "out"):
+                first.register_system_shared_memory(name, key(name), clients * size)
+        wrong: list[str] = []
+
+        def ask_often(number: int) -> None:
+            module = (tritonclient.http, tritonclient.grpc)[number % 2]
+            at = {"offset": number * size}
+            with module.InferenceServerClient((running.http, running.grpc)[number % 2]) as client:
+                for turn in range(times):
+                    x = np.full((1, size // 4), turn * clients + number, np.float32)
+                    shm.set_shared_memory_region(handles[0], [x], **at)
+                    ask(module, client, "echo", x, ("out", size, number * size), **at)
+                    if not np.array_equal(
+                        shm.get_contents_as_numpy(handles[1], np.float32, x.shape, **at), x
+                    ):
+                        wrong.append(f"client {number}, turn {turn}")
+
+        threads = [threading.Thread(target=ask_often, args=(number,)) for number in range(clients)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        assert not wrong
+        with tritonclient.http.InferenceServerClient(running.http) as client:
+            (counted,) = client.get_inference_statistics("echo")["model_stats"]
+        assert counted["inference_count"] == clients * times

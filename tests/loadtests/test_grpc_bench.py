@@ -105,11 +105,18 @@ def test_the_first_is_set_against_the_second_round_by_round():
 
 
 def test_shared_memory_is_set_against_the_limit_and_the_floor():
-    names = f"shared memory/L-{shared.CONNECTIONS}", "over gRPC", shared.FLOOR, shared.LIMIT
-    per_s = 60.0, 50.0, 120.0, 100.0
+    names = (
+        f"shared memory/L-{shared.CONNECTIONS}",
+        "over gRPC",
+        shared.FLOOR,
+        shared.LIMIT,
+        shared.COPY_LIMIT,
+    )
+    per_s = 60.0, 50.0, 120.0, 100.0, 80.0
     readings = {name: [Reading(each)] for name, each in zip(names, per_s, strict=True)}
-    *_, to_limit, of_grpc, to_floor = shared.judge(readings)
+    *_, to_limit, to_copy_limit, of_grpc, to_floor = shared.judge(readings)
     assert (to_limit.name, to_limit.value, to_limit.verdict) == (shared.NAME, 0.6, "ok")
+    assert (to_copy_limit.value, to_copy_limit.goal) == (0.75, None)
     assert (of_grpc.value, to_floor.value) == (0.5, 0.5)
 
 

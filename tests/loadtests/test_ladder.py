@@ -229,6 +229,15 @@ def test_the_goals_are_those_of_the_issue():
     assert on_limit == {"M-binary-8-distinct": 0.95, "M_batched-binary-64-distinct": 0.97}
 
 
+def test_a_limit_can_copy_its_batches_one_after_the_other(tmp_path):
+    (tmp_path / "rows").write_bytes(np.arange(5, dtype=np.float32).tobytes())
+    batch, seen = np.zeros(2, np.float32), []
+    run = limit.copying(lambda: seen.append(batch.tolist()), batch, str(tmp_path / "rows"))
+    for _ in range(3):
+        run()
+    assert seen == [[0, 1], [2, 3], [0, 1]]
+
+
 def test_the_limit_counts_rows_and_not_runs():
     clock = iter(range(100))
     assert limit.rate(lambda: None, rows=8, seconds=4, now_s=lambda: float(next(clock))) == 8 * 3 / 4

@@ -25,6 +25,15 @@ PATHS = [
     ("GET", "/v2/models/digits/traffic/history"),
     ("GET", "/v2/models/digits/shadow"),
     ("GET", "/v2/models/digits/drift"),
+    ("GET", "/v2/models/digits/rollout"),
+    ("POST", "/v2/models/digits/rollout"),
+    *(
+        ("POST", f"/v2/models/digits/rollout/{verb}")
+        for verb in ("promote", "pause", "resume", "abort", "retry")
+    ),
+    ("POST", "/v2/models/digits/feedback"),
+    ("GET", "/v2/models/digits/quality"),
+    ("POST", "/v2/models/digits/replay"),
     ("GET", "/v2/models/digits/versions/7/profile"),
     ("PUT", "/v2/models/digits/versions/7/profile"),
     ("DELETE", "/v2/models/digits/versions/7/profile"),
@@ -396,8 +405,8 @@ def test_the_description_is_whole(served):
     _, schema, _ = served.call("GET", "/openapi.json")
     assert schema["info"]["version"] == "0.1.0"
     operations = [(path, operation) for path, each in schema["paths"].items() for operation in each.values()]
-    assert len(operations) == 21
-    assert len({operation["operationId"] for _, operation in operations}) == 21
+    assert len(operations) == 31
+    assert len({operation["operationId"] for _, operation in operations}) == 31
     for path, operation in operations:
         assert operation["description"] and operation["summary"], path
         assert operation["security"] == [{"HTTPBearer": []}]
@@ -426,10 +435,9 @@ def table(text: str, heading: str) -> list[list[str]]:
 def test_the_page_lists_every_path_with_its_fields_and_no_other(root, served):
     schema = served.app.openapi()
     text = (root / "docs" / "reference" / "traffic.md").read_text()
-    drift = (root / "docs" / "reference" / "drift.md").read_text()
+    pages = [path.read_text() for path in sorted((root / "docs" / "reference").glob("*.md"))]
     common = {"by", "if_revision", "dry_run", "atomic"}
-    loading = (root / "docs" / "reference" / "loading.md").read_text()
-    rows = [row for page in (text, drift, loading) for row in table(page, "Paths") if " " in row[0]]
+    rows = [row for page in pages for row in table(page, "Paths") if re.match("`[A-Z]+ /", row[0])]
     told = {row[0].strip("`"): {*re.findall(r"`(\w+)`", row[1])} for row in rows}
     there = {"GET /docs": set(), "GET /openapi.json": set()}
     for path, method in product(schema["paths"], ("get", "post", "put", "delete")):

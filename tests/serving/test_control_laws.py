@@ -105,9 +105,16 @@ class World:
         traffic = Traffic(1000)
         shadows = SimpleNamespace(readings=dict)
         watch = SimpleNamespace(enabled=False)
-        gateway: Any = SimpleNamespace(traffic=traffic, shelf=Shelf(traffic), shadows=shadows, watch=watch)
+        gateway: Any = SimpleNamespace(
+            traffic=traffic,
+            shelf=Shelf(traffic),
+            shadows=shadows,
+            watch=watch,
+            **dict.fromkeys(("evidence", "labels", "captures", "config")),
+        )
         self.born += 1
         link = Link(gateway, self.folder, f"r{self.born}", SETTINGS)
+        link.rooms.clear()  # Of traffic alone.
         self.do(link.start())
         self.do(link.settle())
         self.replicas[link.name] = link

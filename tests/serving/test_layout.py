@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from serving.errors import Invalid
 from serving.layout import bind
 from serving.model import Artifact, ModelConfig, ModelSpec
+from serving.slots import SLOT_BYTES_MIN, Slots
 from serving.wire import DATATYPES, Call, InferRequest, TensorIn, TensorOut, TensorSpec
 
 FP32, INT64, BYTES = DATATYPES["FP32"], DATATYPES["INT64"], DATATYPES["BYTES"]
@@ -67,6 +68,25 @@ def test_strings_are_joined_like_numbers(first: list[str], second: list[str]) ->
         requests.append(InferRequest(one, [np.array(words, object)], None))  # type: ignore[arg-type]
         bind(model, one).fit(requests[-1])
     assert requests[0].layout.feeds(requests, 3)["x"].tolist() == first + second
+
+
+def test_a_batch_of_slots_side_by_side_is_viewed_and_not_copied() -> None:
+    wide = ModelSpec(
+        Artifact("wide", 1, "d", Path("m"), 1), ModelConfig("wide"),
+        (TensorSpec("x", FP32, (-1, SLOT_BYTES_MIN // 4)),), (TensorSpec("y", FP32, (-1, 2)),), 8,
+    )  # fmt: skip
+    one, slots, requests = call(x(1, SLOT_BYTES_MIN // 4)), Slots(), []
+    for value in range(3):
+        room = slots.take(SLOT_BYTES_MIN)
+        assert room is not None
+        room[:] = np.full(SLOT_BYTES_MIN // 4, value, np.float32).tobytes()
+        requests.append(InferRequest(one, [room], None))  # type: ignore[arg-type]
+        bind(wide, one).fit(requests[-1])
+    feed = requests[0].layout.feeds(requests, 3)["x"]
+    assert feed[:, 0].tolist() == feed[:, -1].tolist() == [0, 1, 2]
+    assert np.shares_memory(feed, np.frombuffer(requests[1].payloads[0], np.uint8))
+    requests.reverse()
+    assert requests[0].layout.feeds(requests, 3)["x"][:, 0].tolist() == [2, 1, 0]
 
 
 def test_a_request_alone_is_viewed_and_not_copied() -> None:

@@ -137,8 +137,22 @@ def test_every_batch_of_an_automatically_batched_model_is_warmed_the_largest_fir
     prepared = prepare(tmp_path, models.mlp())
     sizes = [feeds["x"].shape[0] for feeds in runs]
     assert set(sizes) == set(range(1, prepared.spec.rows_max + 1))
-    warmed = sizes[sizes.index(64, len(sizes) - 64 - 2 * (loader.TIMED_RUNS + 1)) :]
+    warmed = sizes[len(sizes) - 64 - (loader.TIMED_RUNS + 1) :]
     assert warmed[:4] == [64, 1, 2, 3]
+
+
+def test_a_batch_that_was_made_to_fit_is_not_measured_again(tmp_path, monkeypatch):
+    """A second look, by noise, once gave a thread to what had just been found short enough for the loop."""
+    seen: list[int] = []
+
+    def timed(_session: Any, _sample: Any, rows: int, _stop: Any) -> int:
+        seen.append(rows)
+        return 1000 if seen.count(rows) == 1 or rows == 1 else 10**9
+
+    monkeypatch.setattr(loader, "timed", timed)
+    prepared = prepare(tmp_path, models.mlp())
+    assert prepared.spec.rows_max == 64
+    assert prepared.inline(20_000)
 
 
 def test_a_model_that_is_slow_is_not_batched_by_default_and_has_a_thread(tmp_path):
@@ -171,7 +185,7 @@ def test_only_runs_that_were_measured_and_are_short_execute_on_the_loop(run_ns, 
 def test_open_dimensions_that_take_but_one_size_are_found(tmp_path, runs):
     prepared = prepare(tmp_path, only(224))
     assert prepared.spec.rows_max == 64
-    assert runs[-1]["x"].shape == (64, 224)
+    assert {(64, 224), (1, 224)} <= {each["x"].shape for each in runs}
 
 
 def test_a_model_that_no_made_up_input_fits_is_served_without_being_warmed(tmp_path, caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import Invalid
-from serving.log_settings import FILE, Logs, LogSettings, document
+from serving.log_settings import FILE, LOOK_S, Logs, LogSettings, document, follow
 
 log = logging.getLogger("turnout.a.test")
 BOOLS = st.none() | st.booleans()
@@ -116,6 +117,24 @@ def test_the_other_replicas_of_the_node_follow(logs: Logs, folder: Path) -> None
         other.change({"log_info": True})
         assert logs.look() == LogSettings(log_info=True, log_verbose_level=4)
         assert Logs(folder).look() == logs.settings
+    finally:
+        other.close()
+
+
+def test_who_has_nothing_else_to_look_at_follows_until_it_is_told_not_to(logs: Logs, folder: Path) -> None:
+    other = Logs(folder, io.StringIO())
+
+    async def changed() -> None:
+        following = asyncio.create_task(follow(other))
+        await asyncio.sleep(0)
+        logs.change({"log_info": True})
+        async with asyncio.timeout(20 * LOOK_S):
+            while other.settings != logs.settings:
+                await asyncio.sleep(LOOK_S / 10)
+        following.cancel()
+
+    try:
+        asyncio.run(changed())
     finally:
         other.close()
 

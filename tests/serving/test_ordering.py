@@ -183,6 +183,27 @@ def test_what_a_replica_passes_on_is_answered_with_what_came_of_it():
         )
 
 
+def test_what_nobody_foresaw_is_answered_too(monkeypatch, caplog):
+    """The client who ordered once waited until it gave up."""
+
+    def broken(_path: Path, _orders: Orders) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    with world(1) as here:
+        monkeypatch.setattr("serving.orders.write", broken)
+        (first,) = here.puppets
+        assert first.line is not None
+        first.line.say("order", number=1, model="m", order=Order(loaded=False).document())
+        first.line.say("order", number=2, model="m", order={})
+        here.until(lambda: {1, 2} <= first.answers.keys())
+        assert {first.answers[number]["kind"] for number in (1, 2)} == {"broke"}
+        assert first.answers[1]["error"].startswith("m: an internal error of the control")
+        assert "nobody foresaw" not in first.answers[1]["error"]
+        assert caplog.text.count("event=order_broke model=m") == 2
+        monkeypatch.undo()
+        here.order("m", Order(loaded=False))  # Nothing is held any more.
+
+
 def test_faults_that_differ_are_told_with_who_has_them():
     with world() as here:
         here.puppets[0].fault, here.puppets[1].fault = "too large", "too slow"

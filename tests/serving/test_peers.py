@@ -26,6 +26,9 @@ from hypothesis import strategies as st
 
 from serving import config, listen_metrics, metrics, peers
 from serving.drift.reading import DriftReading, StreamCounts, Verdict
+from serving.evidence.reading import ArmReading
+from serving.labels.quality import Quality, Seen
+from serving.labels.reading import LabelsReading, LossReading
 from serving.ledger import Snapshot
 from serving.local import Serving
 from serving.metrics import Reading, ServerReading, VersionReading
@@ -51,8 +54,14 @@ class Replica:
         shadows = {KEY: ShadowReading({"6": Pair(self.counted)}, running=1)}
         streams = {(*KEY, "live", "x"): StreamCounts(self.counted, {"full": 1})}
         drift = DriftReading(streams, {(*KEY, "live", "x"): Verdict(True, 0.5, 9.0, 1)}, 1, {"hung": 1})
-        server = ServerReading(3, 1000, {"too_large": self.counted})
-        return Reading({KEY: version}, server, shadows, drift)
+        server = ServerReading(
+            3, 1000, {"too_large": self.counted}, 2, 64, {"invalid": self.counted}, {"CANCEL": self.counted}
+        )
+        evidence = {(*KEY, "split"): ArmReading(self.counted, {"failure": 1})}
+        seen, quality = {(*KEY, "live"): Seen(self.counted)}, {(*KEY, "live"): Quality(self.counted)}
+        losses = {(*KEY, "live"): LossReading(degraded=True)}
+        labels = LabelsReading(seen, quality, 5, 100, losses)
+        return Reading({KEY: version}, server, shadows, drift, evidence, labels)
 
     def scraped(self) -> int:
         """Return the total as seen here."""
@@ -158,12 +167,13 @@ def test_no_scrape_counts_twice_or_not_at_all_while_replicas_leave_and_are_merge
 def test_gauges_add_up_while_replicas_live_and_go_with_them(pair):
     a, b = pair
     both = a.peers.total()
-    assert both.server == ServerReading(6, 2000, {"too_large": 12})
+    all_counted = {"too_large": 12}, {"invalid": 12}, {"CANCEL": 12}
+    assert both.server == ServerReading(6, 2000, all_counted[0], 4, 128, *all_counted[1:])
     assert both.versions[KEY].memory_bytes == {"cpu": 8192}
     assert both.versions[KEY].pending_requests == 4
     b.peers.leave()
     left = a.peers.total()
-    assert left.server == ServerReading(3, 1000, {"too_large": 12})
+    assert left.server == ServerReading(3, 1000, all_counted[0], 2, 64, *all_counted[1:])
     assert left.versions[KEY].memory_bytes == {"cpu": 4096}
     assert left.versions[KEY].pending_requests == 2
 
@@ -180,11 +190,12 @@ def test_of_a_version_that_nobody_holds_any_more_the_counters_are_shown_and_no_g
         shown = re.search(rf'^{each.name}\w*\{{.*model="digits"', text, re.MULTILINE) is not None
         of_outputs = each.over == "output"  # And no output was compared.
         gauge = each.kind is metrics.Kind.GAUGE and each.of is metrics.Of.VERSION
-        gauge |= each.of is metrics.Of.VERDICT  # Which those say who are there.
+        gauge |= each.of in (metrics.Of.VERDICT, metrics.Of.LOSS)  # Which those say who are there.
         assert shown == ("model" in each.labels and not gauge and not of_outputs), each.name
     assert re.search(r"^turnout_shadow_rows_total\{.*\} 5\.0$", text, re.MULTILINE)
     assert re.search(r"^turnout_shadow_running\{.*\} 0\.0$", text, re.MULTILINE)
     assert re.search(r"^turnout_drift_rows_total\{.*\} 5\.0$", text, re.MULTILINE)
+    assert re.search(r"^turnout_evidence_requests_total\{.*\} 5\.0$", text, re.MULTILINE)
     assert re.search(r"^turnout_drift_running 0\.0$", text, re.MULTILINE)
 
 

@@ -20,8 +20,10 @@ class Recorded:
 
     made: list[Recorded]
 
-    def __init__(self, spec: Any, share_bp: int, _settings: Settings, *, noise: bool, outlets: None) -> None:
-        self.spec, self.share_bp, self.noise, self.outlets = spec, share_bp, noise, outlets
+    def __init__(
+        self, spec: Any, share_bp: int, _settings: Settings, *, noise: bool, outlets: None, echo: None
+    ) -> None:
+        self.spec, self.share_bp, self.noise, self.outlets, self.echo = spec, share_bp, noise, outlets, echo
         self.life: list[str] = []
         self.introduced: set[str] = set()
         Recorded.made.append(self)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from serving.errors import Invalid, TooLarge, TurnoutError, Unavailable, Unknown
 from serving.shm.memory import Memory
 from serving.shm.region import FOLDER, KEY_BYTES_MAX, Entry, find, find_again, key_named
 from serving.shm.register import Register
+from serving.slots import SLOT_BYTES_MIN, Slots, side_by_side
 from serving.wire import DATATYPES, Call, InferRequest, TensorIn, Window
 
 SIZE = 300
@@ -77,6 +80,99 @@ def test_a_key_names_one_file_with_the_prefix_or_none(key):
     assert os.path.normpath(FOLDER / name) == str(FOLDER / name)
 
 
+@pytest.fixture(scope="module")
+def large() -> Iterator[Path]:
+    path = FOLDER / f"turnout-{uuid.uuid4().hex}"
+    path.write_bytes(os.urandom(3 * SLOT_BYTES_MIN))
+    yield path
+    path.unlink()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_a_slot_is_filled_with_what_reading_would_have_given(large, data):
+    content = large.read_bytes()
+    offset = data.draw(st.integers(0, SLOT_BYTES_MIN))
+    region = find(entry(large, offset, len(content) - offset), PREFIX)
+    at = data.draw(st.integers(0, SLOT_BYTES_MIN))
+    size_bytes = data.draw(st.integers(SLOT_BYTES_MIN, len(content) - offset - at))
+    room = Slots().take(size_bytes)
+    assert room is not None
+    window = Window("r", at, size_bytes)
+    assert region.read(window, room) == region.read(window) == content[offset + at :][:size_bytes]
+    assert region._mapping is not None and region._mapping.copy(at, room)
+
+
+def test_a_slot_is_filled_where_the_kernel_may_not_copy_too(large, monkeypatch):
+    monkeypatch.setattr("serving.shm.mapping._write", lambda *_: -1)
+    region, room = find(entry(large, 0, SLOT_BYTES_MIN), PREFIX), Slots().take(SLOT_BYTES_MIN)
+    assert region.read(Window("r", 0, SLOT_BYTES_MIN), room) == large.read_bytes()[:SLOT_BYTES_MIN]
+
+
+@pytest.mark.parametrize("left", [0, 1, SLOT_BYTES_MIN, 2 * SLOT_BYTES_MIN - 1])
+def test_memory_that_is_cut_short_under_a_mapping_is_an_error_until_it_is_there_again(path, left):
+    size_bytes = 2 * SLOT_BYTES_MIN
+    path.write_bytes(b"\1" * size_bytes)
+    region, window = find(entry(path, 0, size_bytes), PREFIX), Window("r", 0, size_bytes)
+    room = Slots().take(size_bytes)
+    assert region.read(window, room) == b"\1" * size_bytes
+    assert region._mapping is not None
+    os.truncate(path, left)
+    with pytest.raises(Invalid, match="was cut short since it was registered"):
+        region.read(window, room)
+    os.truncate(path, size_bytes)
+    assert region.read(window, room) == (b"\1" * left).ljust(size_bytes, b"\0")
+    path.write_bytes(b"\2" * size_bytes)
+    assert region._mapping.copy(0, room) and room == b"\2" * size_bytes
+
+
+def test_memory_that_is_cut_short_while_it_is_copied_is_an_error_and_no_signal(path):
+    """Whoever touched the mapping himself, instead of letting the kernel do it, would be ended by SIGBUS."""
+    size_bytes = 32 * SLOT_BYTES_MIN
+    content = b"\1" * size_bytes
+    path.write_bytes(content)
+    region, room = find(entry(path, 0, size_bytes), PREFIX), Slots().take(size_bytes)
+    window, over = Window("r", 0, size_bytes), threading.Event()
+
+    def cut() -> None:
+        with path.open("r+b", buffering=0) as file:
+            while not over.is_set():
+                file.truncate(0)
+                os.pwrite(file.fileno(), content, 0)
+
+    cutting = threading.Thread(target=cut)
+    cutting.start()
+    outcomes = []
+    until_s = monotonic() + 10
+    while (monotonic() < until_s and len(set(outcomes)) < 2) or len(outcomes) < 200:
+        try:
+            region.read(window, room)
+            outcomes.append(None)
+        except Invalid:
+            outcomes.append(Invalid)
+    over.set()
+    cutting.join()
+    assert set(outcomes) == {None, Invalid}
+    assert region.read(window, room) == content
+
+
+def test_memory_that_was_never_written_to_is_zeros_and_gets_no_memory_by_being_read(path):
+    os.truncate(path, 0)
+    os.truncate(path, 4 * SLOT_BYTES_MIN)
+    region, room = find(entry(path, 0, 4 * SLOT_BYTES_MIN), PREFIX), Slots().take(4 * SLOT_BYTES_MIN)
+    assert region.read(Window("r", 0, 4 * SLOT_BYTES_MIN), room) == bytes(4 * SLOT_BYTES_MIN)
+    assert path.stat().st_blocks == 0
+
+
+def test_memory_that_is_cut_short_before_it_is_mapped_is_an_error(path):
+    path.write_bytes(bytes(SLOT_BYTES_MIN))
+    region = find(entry(path, 0, SLOT_BYTES_MIN), PREFIX)
+    os.truncate(path, 1)
+    with pytest.raises(Invalid, match="was cut short since it was registered"):
+        region.read(Window("r", 0, SLOT_BYTES_MIN), Slots().take(SLOT_BYTES_MIN))
+    assert region._mapping is None
+
+
 def test_a_region_that_was_opened_lasts_longer_than_its_name(path):
     region = find(entry(path), PREFIX)
     path.unlink()
@@ -85,6 +181,19 @@ def test_a_region_that_was_opened_lasts_longer_than_its_name(path):
     before = len(list(Path("/proc/self/fd").iterdir()))
     del region
     assert len(list(Path("/proc/self/fd").iterdir())) == before - 1
+
+
+def test_a_region_that_was_mapped_is_let_go_of_like_any(large):
+    def held() -> int:
+        links = [each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        return links.count(large) + Path("/proc/self/maps").read_text().count(str(large))
+
+    before = held()
+    region = find(entry(large, 0, SLOT_BYTES_MIN), PREFIX)
+    region.read(Window("r", 0, SLOT_BYTES_MIN), Slots().take(SLOT_BYTES_MIN))
+    assert held() == before + 3
+    del region
+    assert held() == before
 
 
 def test_memory_that_took_the_name_of_another_is_not_taken_for_it(path):
@@ -157,8 +266,8 @@ class Told:
         self.said.append(error)
 
 
-def asking(size_bytes: int, region: str = "r") -> InferRequest:
-    tensor = TensorIn("x", DATATYPES["UINT8"], (size_bytes,), Window(region, 0, size_bytes))
+def asking(size_bytes: int, region: str = "r", offset: int = 0) -> InferRequest:
+    tensor = TensorIn("x", DATATYPES["UINT8"], (size_bytes,), Window(region, offset, size_bytes))
     return InferRequest(Call((tensor,)), [b""], Told())
 
 
@@ -174,6 +283,21 @@ def test_what_requests_under_way_hold_is_bounded_and_given_back(memory, path):
         memory.lend(asking(1))
     del first
     memory.lend(asking(64))
+
+
+def test_large_inputs_lie_side_by_side_and_are_what_they_were_when_they_arrived(path, tmp_path):
+    memory = Memory(SharedMemory(enabled=True), Limits(), tmp_path)
+    content = os.urandom(3 * SLOT_BYTES_MIN)
+    path.write_bytes(content)
+    memory.register("r", {"key": f"/{path.name}", "byte_size": len(content)})
+    requests = [asking(SLOT_BYTES_MIN, offset=at * SLOT_BYTES_MIN) for at in (0, 2, 1)]
+    for each in requests:
+        memory.lend(each)
+    path.write_bytes(bytes(len(content)))
+    parts = [content[at * SLOT_BYTES_MIN :][:SLOT_BYTES_MIN] for at in (0, 2, 1)]
+    assert [each.payloads[0] for each in requests] == parts
+    assert side_by_side([each.payloads[0] for each in requests]) == b"".join(parts)
+    memory.close()
 
 
 def test_a_request_that_was_refused_holds_nothing(memory, path):
