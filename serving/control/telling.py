@@ -14,10 +14,12 @@ From a replica
     carried_out {task, fault}: what came of `carry_out`; fault is empty if it was
     profiled {task}: what was said of profiles up to that task holds
     captured {into, error}: what came of a capture; error is empty if there is a file of each stream
-    evidence {told}: model, epoch, version, arm and `serving.evidence.counts.Counts` of each page whose counts
-    have changed since they were told on this connection; they are since the replica began
+    evidence {source, told}: model, epoch, version, arm and `serving.evidence.counts.Counts` of each page whose
+    counts have changed since they were told on this connection; they are since that process began, and no
+    other is called `source`
     measured {task, durations, confidences}: how the version's latencies and top scores are spread, of late
     replayed {task, report, error}: what came of `replay`; there is either a report or an error
+    quality, labelled: see `serving.labels.teller`
 
 From the control
     table {term, revision, routes, aliases, epochs, must, good}
@@ -37,7 +39,8 @@ From the control
     terms {model, versions, late_ns, confidence, output}: what to count of the requests that are drawn, as
     `serving.evidence.terms.Terms` has it; of no versions, nothing. After a hello all are told: those that are
     not within ten seconds are over
-    measure {task, model, version}: `measured` answers
+    labels {task, model, labels}: join these to the answers that they are of; `labelled` answers
+    measure {task, model, version, ever}: `measured` answers, of late or since the version was loaded
 """
 
 from __future__ import annotations

@@ -168,8 +168,13 @@ class Evidence:
             for seat in self._seats.values():
                 seat.marks.append(_durations(seat.ledger))
 
-    def measure(self, model: str, version: str) -> Measure:
+    def measure(self, model: str, version: str, *, ever: bool = False) -> Measure:
         """Return how a version's requests were in the last minutes; if they were few, since it was loaded.
+
+        Parameters
+        ----------
+        ever : bool
+            Since it was loaded in any case.
 
         Raises
         ------
@@ -185,7 +190,8 @@ class Evidence:
             return Measure(durations)
         seat.intake.flush()
         lately = _less(durations, seat.marks[0])
-        return Measure(lately if sum(lately.counts) >= MEASURED_MIN else durations, seat.spread.to_json())
+        enough = not ever and sum(lately.counts) >= MEASURED_MIN
+        return Measure(lately if enough else durations, seat.spread.to_json())
 
 
 def _durations(ledger: Ledger) -> Durations:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ class Teller:
 
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
+        self._source = secrets.token_hex(8)
+        """As no other process is called: a replica's name comes again where the gateway is one process."""
         self._told: dict[Arm, int] = {}
         self._terms: dict[str, Terms] = {}
         self._said: set[str] = set()
@@ -45,7 +48,7 @@ class Teller:
         self._evidence.flush()
         news = self._evidence.book.news(self._told)
         for at in range(0, len(news), TOLD_TOGETHER):
-            line.say("evidence", told=news[at : at + TOLD_TOGETHER])
+            line.say("evidence", source=self._source, told=news[at : at + TOLD_TOGETHER])
 
     async def hear(self, line: Line, said: Said) -> None:
         """Do what the control says, if it is about evidence."""
@@ -53,8 +56,8 @@ class Teller:
             case {"say": "terms", "model": model}:
                 self._said.add(model)
                 self._agree({**self._terms, model: Terms.from_json(said)})
-            case {"say": "measure", "task": task, "model": model, "version": version}:
-                measure = self._measure(model, version)
+            case {"say": "measure", "task": task, "model": model, "version": version, **rest}:
+                measure = self._measure(model, version, ever=bool(rest.get("ever")))
                 durations = measure.durations.to_json()
                 line.say("measured", task=task, durations=durations, confidences=measure.confidences)
 
@@ -65,9 +68,9 @@ class Teller:
         self._terms = {model: each for model, each in terms.items() if each.versions}
         self._evidence.agree(self._terms.values())
 
-    def _measure(self, model: str, version: str) -> Measure:
+    def _measure(self, model: str, version: str, *, ever: bool) -> Measure:
         try:
-            return self._evidence.measure(model, version)
+            return self._evidence.measure(model, version, ever=ever)
         except LookupError as error:
             log.info("event=not_measured reason=%r", str(error))
             return Measure()

@@ -1,14 +1,15 @@
 """What is taken of the batches that a version answered, so that labels find them? References; the rest later.
 
 On the event loop a batch is only kept. A thread takes many at once soon after, in portions that hold the
-interpreter for some 50 µs, since the loop waits for that. Where inputs are large, or nobody knows how large,
-what is needed of a batch is taken out at once, so that no input is kept for it.
+interpreter for 200 to 400 µs, since the loop waits for that. Where inputs are large, or nobody knows how
+large, what is needed of a batch is taken out at once, so that no input is kept for it.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +27,8 @@ HELD_MAX = 16384
 """Batches that wait for the thread; of what comes beyond nothing is remembered."""
 HELD_BYTES_MAX = 16 << 20
 """Inputs that are kept for that; of what comes beyond only what is needed is."""
-PORTION = 256
-"""Batches that the thread takes at once."""
+PORTION_ROWS = 1024
+"""What the thread takes at once: of batches like the first that waits, one in any case."""
 OUTPUT_BYTES_MAX = 64 << 10
 """What is needed of a batch; outputs beyond that are decided at once."""
 
@@ -95,30 +96,32 @@ class Intake:
         self.spec = spec
         self.decision = decision
         self.version = str(spec.artifact.version)
-        self._held: list[Batch | Glance] = []
+        self._held: list[Batch] = []
+        self._glances: deque[Glance] = deque()
         self._broke = False
         self.answered = self.unnamed = self.misfits = self.full = 0
         self.tap: Tap = self._tap()
         """What is to be called with each batch, on the event loop."""
 
     def __repr__(self) -> str:
-        return f"<Intake of {self.spec}: {self.answered} answers, {len(self._held)} batches wait>"
+        waiting = len(self._held) + len(self._glances)
+        return f"<Intake of {self.spec}: {self.answered} answers, {waiting} batches wait>"
 
     @property
     def waiting(self) -> bool:
         """Whether there is something to take."""
-        return bool(self._held)
+        return bool(self._held or self._glances)
 
     def _tap(self) -> Tap:
         # A closure, as it is called for every batch.
-        held, whole_max = self._held, _whole_max(self.spec)
+        held, glances, whole_max = self._held, self._glances, _whole_max(self.spec)
         append = held.append
 
         def tap(batch: Batch) -> None:
             if len(held) < whole_max:
                 append(batch)
-            elif len(held) < HELD_MAX:
-                append(self._taken_out(batch))
+            elif len(glances) < HELD_MAX:
+                glances.append(self._taken_out(batch))
             else:
                 self.full += batch.rows or 1
 
@@ -126,16 +129,21 @@ class Intake:
 
     def take(self, now_us: int) -> list[Rows]:
         """Return the next portion of what is to be remembered, if something waits. In the thread alone."""
-        held = self._held[:PORTION]
-        # Each of the two is one step of the interpreter, and the loop only appends.
-        del self._held[: len(held)]
-        whole = [each for each in held if isinstance(each, Batch)]
-        try:
-            found = [self._rows(self._glance(whole), now_us)] if whole else []
-        except ValueError:  # One of them is at fault.
-            found = [self._rows_of_one(self._glance([each]), now_us) for each in whole]
-        found += [self._rows_of_one(each, now_us) for each in held if isinstance(each, Glance)]
+        found: list[Rows | None] = []
+        if self._held:
+            held = self._held[: max(PORTION_ROWS // (self._held[0].rows or 1), 1)]
+            # One step of the interpreter, as taking the slice is; and the loop only appends.
+            del self._held[: len(held)]
+            found += self._rows_of_many(held, now_us)
+        if self._glances:
+            found.append(self._rows_of_one(self._glances.popleft(), now_us))
         return [rows for rows in found if rows is not None]
+
+    def _rows_of_many(self, batches: Sequence[Batch], now_us: int) -> list[Rows | None]:
+        try:
+            return [self._rows(self._glance(batches), now_us)]
+        except ValueError:  # One of them is at fault.
+            return [self._rows_of_one(self._glance([each]), now_us) for each in batches]
 
     def _rows_of_one(self, glance: Glance, now_us: int) -> Rows | None:
         try:
@@ -149,9 +157,9 @@ class Intake:
 
     def _glance(self, batches: Sequence[Batch]) -> Glance:
         requests = [request for batch in batches for request in batch.requests]
-        outputs: list[list[Any]] = [batch.outputs for batch in batches]  # type: ignore[misc]  # They ran.
-        arrays = [[each[at] for each in outputs] for at in self.decision.outputs]
-        answered = not any([batch.answered is not None for batch in batches])
+        arrays: list[list[Any]]
+        arrays = [[batch.outputs[at] for batch in batches] for at in self.decision.outputs]  # type: ignore[index]
+        answered = not [1 for batch in batches if batch.answered is not None]
         return Glance(requests, [batch.rows for batch in batches], arrays, answered)
 
     def _taken_out(self, batch: Batch) -> Glance:

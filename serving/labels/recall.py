@@ -121,7 +121,7 @@ class Recall:
             if wanted.get(named) != intake.spec:
                 del self._intakes[named]
                 self._leaving.append((time.monotonic() + LEAVING_S, intake))
-        self._why_not = {}
+        self._why_not = {named: why for named, why in self._why_not.items() if named in wanted}
         for named, spec in wanted.items():
             if named not in self._intakes:
                 self._begin(named, spec)
@@ -130,9 +130,11 @@ class Recall:
         chosen = self._settings.models.get(named[0], Deciding())
         try:
             self._intakes[named] = Intake(spec, decision(spec, chosen))
+            self._why_not.pop(named, None)
         except Undecided as undecided:
+            if self._why_not.get(named) != str(undecided):
+                log.info("version=%s event=answers_not_remembered reason=%r", spec, str(undecided))
             self._why_not[named] = str(undecided)
-            log.info("version=%s event=answers_not_remembered reason=%r", spec, str(undecided))
 
     def taps(self, model: str, version: str) -> list[Tap]:
         """Return what the lanes of a version are to show their batches to."""

@@ -48,8 +48,8 @@ class Measuring:
         return found if any(value is not None for value in found.values()) else None
 
     async def durations(self, model: str, version: str, roster: Roster) -> Durations:
-        """Return how long requests of a version took, from arrival to answer, of late."""
-        return (await _measure(model, version, roster)).durations
+        """Return how long requests of a version took, from arrival to answer, since replicas loaded it."""
+        return (await _measure(model, version, roster, ever=True)).durations
 
 
 class Measured(NamedTuple):
@@ -59,9 +59,9 @@ class Measured(NamedTuple):
     confidences: list[int]
 
 
-async def _measure(model: str, version: str, roster: Roster) -> Measured:
+async def _measure(model: str, version: str, roster: Roster, *, ever: bool = False) -> Measured:
     task, names = next(roster.tasks), list(roster.replicas)
-    question = {"say": "measure", "task": task, "model": model, "version": version}
+    question = {"say": "measure", "task": task, "model": model, "version": version, "ever": ever}
     roster.send(orjson.dumps(question) + b"\n")
     await roster.answered(names, lambda each: task in each.tasks, SILENT_S)
     durations, confidences = Durations(), list[int]()

@@ -116,7 +116,7 @@ class Rollouts:
         """Take what a replica counted or measured."""
         match said:
             case {"say": "evidence", "told": told}:
-                self._evidence.take(said.get("of", replica.name), told)
+                self._evidence.take(said["source"], told)
             case {"say": "measured", "task": task, **rest}:
                 replica.tasks[task] = rest
 

@@ -26,7 +26,8 @@ def naive(scores: np.ndarray) -> list[tuple[int, float]]:
         if (row >= 0).all() and abs(row.sum() - 1) <= 1e-3:
             found.append((best, row[best]))
         else:
-            powers = np.exp(row - row[best])
+            with np.errstate(invalid="ignore"):
+                powers = np.exp(row - row[best])
             found.append((best, 1 / powers.sum() if np.isfinite(row[best]) else np.nan))
     return found
 
