@@ -14,9 +14,9 @@ From a replica
     carried_out {task, fault}: what came of `carry_out`; fault is empty if it was
     profiled {task}: what was said of profiles up to that task holds
     captured {into, error}: what came of a capture; error is empty if there is a file of each stream
-    evidence {source, told}: model, epoch, version, arm and `serving.evidence.counts.Counts` of each page whose
-    counts have changed since they were told on this connection; they are since that process began, and no
-    other is called `source`
+    evidence {source, told}: model, epoch, version, arm and `serving.evidence.counts.Counts` of each page
+    whose counts have changed since they were told on this connection; they are since that process began, and
+    no other is called `source`
     measured {task, durations, confidences}: how the version's latencies and top scores are spread, of late
     replayed {task, report, error}: what came of `replay`; there is either a report or an error
     quality, labelled: see `serving.labels.teller`

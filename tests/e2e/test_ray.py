@@ -7,6 +7,7 @@ import json
 import queue
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -368,6 +369,34 @@ def _counted(served: Served) -> int:
         return -1
     streams = [each for version in json.loads(done.stdout)["versions"] for each in version["streams"]]
     return sum(each["rows"] for each in streams if each["of"] == "input")
+
+
+def test_a_rollout_goes_through_on_ray_though_the_control_is_killed_in_the_middle(
+    served: Served, tmp_path: Path
+) -> None:
+    shutil.copytree(served.models / "twice" / "1", served.models / "twice" / "2")
+    document = tmp_path / "rollout.yaml"
+    document.write_text(
+        "apiVersion: turnout/v1\nkind: Rollout\nmetadata: {name: twice-2}\n"
+        "spec:\n  model: twice\n  candidate: 2\n  watch: 0s\n"
+        "  strategy: {canary: {steps: [{setWeight: 50%}, {analysis: {within: 5m}}, promote]}}\n"
+        "  metrics: [{metric: request-failure, acceptable: 20%}]\n"
+    )
+    started = served.turnout("rollout", "start", str(document))
+    assert started.returncode == 0, started.stderr
+    _wait(lambda: ";split" in _route(served), 60)
+    control = served.control()
+    control.send_signal(signal.SIGKILL)
+    control.wait(10)
+
+    def promoted() -> bool:
+        for _ in range(20):
+            _route(served)
+        return _route(served).startswith("2;") and _route(served).endswith(";static")
+
+    _wait(promoted, 90)
+    audit = served.turnout("audit", "recompute")
+    assert audit.returncode == 0, audit.stdout + audit.stderr
 
 
 def test_a_second_gateway_on_the_same_port_says_so_at_once(served: Served) -> None:
