@@ -240,7 +240,7 @@ class Labels(Section):
     false_alarms: float = Field(0.01, gt=0, lt=1)
     """Probability that a version that is wrong as often as before is said to be worse, within the horizon."""
     horizon_labels: int = Field(10_000, ge=100, le=1_000_000_000)
-    models: dict[str, Deciding] = {}
+    models: dict[str, Deciding] = Field(default_factory=dict)
     """By model."""
 
 

@@ -26,11 +26,9 @@ from serving.labels.pairs import Between, Pairs, told
 from serving.labels.quality import Quality, Seen
 from serving.labels.reading import Key, LossReading
 from serving.labels.recall import Named, Recall
-from serving.track import Tap
 
 if TYPE_CHECKING:
     from serving.control.telling import Line, Said
-    from serving.servable import Servable
 
 LETTERS = {
     "j": Outcome.JOINED,
@@ -74,14 +72,6 @@ class Teller:
 
     def close(self) -> None:
         """Tell nothing any more."""
-
-    def taps(self, model: str, version: str) -> list[Tap]:
-        """Return what the lanes of a version are to show their batches to."""
-        return self._recall.taps(model, version)
-
-    def follow(self, servables: Mapping[str, Mapping[str, Servable]], epochs: Mapping[str, int]) -> None:
-        """Remember what these versions answer."""
-        self._recall.follow(servables, epochs)
 
     async def tell(self, line: Line) -> None:
         """Say what was counted since it was told the last time."""
