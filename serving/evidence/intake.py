@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +140,8 @@ class Intake:
 
 def _slots(held: Sequence[Part]) -> NDArray[np.int64]:
     """Return the slots of all requests; -1 where there is none."""
-    return np.array([slot for part in held for slot in part[SLOTS] or [-1] * len(part[ARRIVED])], np.int64)
+    slots = chain.from_iterable([part[SLOTS] or [-1] * len(part[ARRIVED]) for part in held])
+    return np.array([*slots], np.int64)
 
 
 def _by_page(held: Sequence[Part]) -> dict[Page, list[int]]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from router.table import WHOLE_BP
 from serving.errors import Cancelled, Expired, Failed, Overloaded, TurnoutError, Unavailable
 from serving.evidence.counts import (
     BITMAP_BYTES,
@@ -187,7 +188,10 @@ class Page:
         held = slots[slots >= 0]
         if held.size:
             self._held[event] = self._held.get(event, 0) + held.size
-            np.bitwise_or.at(self._bitmap(event), held >> 3, (1 << (held & 7)).astype(np.uint8))
+            callers = np.zeros(WHOLE_BP, np.bool_)  # 5 µs for 2,048 of them, where bit by bit it is 20.
+            callers[held] = True
+            bitmap = self._bitmap(event)
+            bitmap |= np.packbits(callers, bitorder="little")
 
     def _bitmap(self, event: str) -> NDArray[np.uint8]:
         bitmap = self._callers.get(event)

@@ -321,8 +321,8 @@ def test_a_lane_apart_has_its_deadlines_kept_and_its_queue_counted(threaded: Run
         first.send(in_json("m", ENDLESS, parameters={"timeout": 1_500_000}))
         assert eventually(lambda: pending(threaded) == 1)
         second.send(in_json("m", GOOD, parameters={"timeout": 700_000}))
-        assert eventually(lambda: stable.queued == 1)
-        assert (stable.pending, len(stable.lane)) == (2, 0)
+        assert eventually(lambda: (stable.pending, stable.queued) == (2, 1))
+        assert len(stable.lane) == 0
         follow(threaded, everything_to("8"))
         assert [second.answer().status, first.answer().status] == [504, 504]
     assert counted(threaded, epoch)["7", "baseline"].timeout == 2
@@ -337,7 +337,7 @@ def test_a_version_that_is_unloaded_answers_what_is_in_its_lane_apart(threaded: 
         first.send(in_json("leaves", np.full((1, 4), 200_000, np.float32)))
         assert eventually(lambda: len(stable.apart or ()) == 1)
         second.send(in_json("leaves", GOOD))
-        assert eventually(lambda: stable.queued == 1)
+        assert eventually(lambda: (stable.pending, stable.queued) == (2, 1))
         threaded.do(threaded.gateway.shelf.unload("leaves"))
         assert [first.answer().status, second.answer().status] == [200, 200]
         assert second.ask(in_json("leaves", GOOD)).status == 503
