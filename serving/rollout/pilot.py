@@ -85,6 +85,8 @@ class Rollouts:
         self._measuring = Measuring()
         self._verdicts: dict[str, Verdict] = {}
         """By model: the latest."""
+        self._counting: set[str] = set()
+        """Models of which replicas were told to count."""
         self._heard_us: dict[str, int] = {}
         """By model: when a replica that answers for it was there last."""
         self._refused: dict[str, tuple[int, str]] = {}
@@ -110,6 +112,7 @@ class Rollouts:
     def greet(self, line: Line) -> None:
         """Tell a replica what to count."""
         for rollout in self._watched():
+            self._counting.add(rollout.plan.model)
             line.send(terms_message(rollout))
 
     def hear(self, replica: Replica, said: Said) -> None:
@@ -125,8 +128,13 @@ class Rollouts:
         model = entry.change.model
         rollout = self._control.history.rollouts.get(model)
         if rollout is not None:
-            self._control.roster.send(terms_message(rollout, on=rollout.watched(self._now_us())))
+            self._agree(rollout, on=rollout.watched(self._now_us()))
             self._evidence.forget(model, rollout.first)
+
+    def _agree(self, rollout: Rollout, *, on: bool) -> None:
+        """Tell replicas what to count."""
+        (self._counting.add if on else self._counting.discard)(rollout.plan.model)
+        self._control.roster.send(terms_message(rollout, on=on))
 
     async def begin(
         self, plan: Plan, by: str, why: str, *, if_revision: int | None = None, dry_run: bool = False
@@ -171,15 +179,22 @@ class Rollouts:
     async def _pilot(self) -> None:
         while True:
             await asyncio.sleep(JUDGE_S)
-            for rollout in self._watched():
-                try:
-                    await self._look_after(rollout)
-                except Exception:  # Else no rollout would be judged any more.
-                    log.exception("event=rollout_not_judged model=%s", rollout.plan.model)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look after everything that is under way. On the control's loop."""
+        watched = self._watched()
+        for model in self._counting - {each.plan.model for each in watched}:
+            self._agree(self._control.history.rollouts[model], on=False)
+        for rollout in watched:
             try:
-                await asyncio.to_thread(self._evidence.save)
-            except OSError as error:
-                log.error("event=evidence_not_saved reason=%r", str(error))
+                await self._look_after(rollout)
+            except Exception:  # Else no rollout would be judged any more.
+                log.exception("event=rollout_not_judged model=%s", rollout.plan.model)
+        try:
+            await asyncio.to_thread(self._evidence.save)
+        except OSError as error:
+            log.error("event=evidence_not_saved reason=%r", str(error))
 
     async def _look_after(self, rollout: Rollout) -> None:
         """Judge a rollout, and do what is due."""
