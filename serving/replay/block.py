@@ -20,8 +20,6 @@ BLOCK_BYTES = 2048
 """What a block takes beside what is in its arrays."""
 UNIT_BYTES = 24
 """Beside its elements: who answered, who asked, and when."""
-REFERENCED_BYTES = 64 << 10
-"""From here on the elements of a batch are not copied: nobody uses the memory again of what was shown."""
 STRINGS_MAX = 1024
 """Of a run: each is looked at, at 50 ns, to know how large it is. Rows beyond that are left out."""
 NO_ID = 0
@@ -171,29 +169,18 @@ def _block(version: int, form: Form, group: list[Batch], units: int) -> Block:
 
 
 def _joined(parts: list[Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[NDArray[Any], int]:
-    """Return the elements of all parts as one array, and the memory that it keeps from being used again."""
+    """Return the elements of all parts as one array of its own, and its memory.
+
+    Always a copy: a request's body that is held counts among those that are under way.
+    """
     if dtype.kind == "O":
         texts = np.concatenate([part.reshape(-1) for part in parts])
         return texts.reshape(shape), texts.nbytes + sum(map(sys.getsizeof, texts.tolist()))
-    if len(parts) == 1 and parts[0].nbytes >= REFERENCED_BYTES:
-        held_bytes = _held(parts[0])
-        if held_bytes <= 2 * parts[0].nbytes:  # Else it is a small part of something large.
-            return parts[0].reshape(shape), held_bytes
     if dtype.kind == "V":  # BF16 knows no buffers.
         parts = [part.view(np.uint16) for part in parts]
     joined = b"".join(parts)
     # Not from the bytes themselves, which may be none.
     return np.ndarray(shape, dtype, joined), len(joined)
-
-
-def _held(array: NDArray[Any]) -> int:
-    """Return how much memory lives as long as an array: of a request's tensor the whole request."""
-    under: Any = array
-    while True:
-        next_one = under.obj if isinstance(under, memoryview) else getattr(under, "base", None)
-        if next_one is None:
-            return int(under.nbytes) if isinstance(under, np.ndarray) else len(under)
-        under = next_one
 
 
 def _asked(group: list[Batch], units: int) -> tuple[Integers, Integers]:
