@@ -7,7 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from serving import cli_drift, cli_feedback, cli_load, cli_plan, cli_replay, cli_rollout, cli_traffic
+from serving import (
+    cli_bench,
+    cli_drift,
+    cli_feedback,
+    cli_load,
+    cli_plan,
+    cli_replay,
+    cli_rollout,
+    cli_traffic,
+)
 
 ANSWER_S_MAX = 60.0
 """How long the answer to a change is waited for, if nothing else is said."""
@@ -34,6 +43,7 @@ def add_verbs(add: AddVerb) -> None:
     _add_drift(add)
     _add_rollouts(add)
     cli_plan.add_plan(add)
+    cli_bench.add_bench(add)
     _add_quality(add)
     _add_replay(add)
 

@@ -1,0 +1,197 @@
+"""`turnout bench` asks a real gateway, tells what came of it, and its exit code is a verdict."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from serving import cli_bench
+from serving.bench.load import Load
+from serving.bench.shown import second
+from serving.bench.tally import Recent
+from serving.mistake import Mistake
+from tests.models import constant, identity, mlp, place
+from tests.running import Running
+from tests.stage import staged
+
+ALL = "version_policy { all { } }"
+FAST = ("--rate", "200/s", "--seconds", "0.5", "--warm", "0")
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benched")
+    place(folder / "models", "small", 1, mlp(), ALL)
+    place(folder / "models", "small", 2, mlp(1))
+    place(folder / "models", "fixed", 1, mlp(batch=3))
+    place(folder / "models", "wide", 1, identity("FP32", ("N", "M")))
+    place(folder / "models", "words", 1, identity("BYTES", ("N", 2)))
+    place(folder / "models", "numbers", 1, identity("INT16", ("N", 2)))
+    with Running(folder / "models", folder / "state") as running:
+        yield running
+
+
+def read(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("turnout")
+    verbs = parser.add_subparsers(required=True)
+
+    def add(name, answer, purpose):
+        verb = verbs.add_parser(name, help=purpose)
+        verb.set_defaults(answer=answer)
+        return verb
+
+    cli_bench.add_bench(add)
+    return parser.parse_args(["bench", *words])
+
+
+@pytest.fixture
+def bench(gateway, capsys):
+    """Run the verb; return its exit code and what it said."""
+
+    def run(*words: str) -> tuple[int, str]:
+        arguments = read(*words, "--http", gateway.http)
+        return arguments.answer(arguments), capsys.readouterr().out
+
+    return run
+
+
+def said(answer: tuple[int, str]) -> dict:
+    return json.loads(answer[1])
+
+
+@pytest.mark.parametrize("encoding", ["binary", "json"])
+@pytest.mark.parametrize("model", ["small", "fixed", "words", "numbers"])
+def test_a_gateway_answers_what_is_made_of_its_own_metadata(bench, model, encoding):
+    found = said(bench(model, *FAST, "--encoding", encoding, "--arrivals", "constant", "--json"))
+    assert found["outcomes"] == {"200": 100}
+    assert found["latency"]["count"] == found["service"]["count"] == 100
+    assert found["latency"]["p50_ms"] >= found["service"]["p50_ms"] * 0.9 > 0
+
+
+def test_a_version_is_asked_alone_and_told_by_the_answers(bench):
+    assert list(said(bench("small@1", *FAST, "--json"))["versions"]) == ["1"]
+    assert list(said(bench("small", *FAST, "--json"))["versions"]) == ["2"]
+
+
+def test_people_read_a_page(bench):
+    code, page = bench("small", *FAST, "--requests", "40", "--arrivals", "constant", "--rows", "3")
+    assert code == 0
+    assert "40 requests, constant at 200/s for 0.5 s" in page
+    assert "since due" in page and "outcomes  200 40 (100%)" in page and "versions  2 40 (100%)" in page
+
+
+def test_the_most_that_it_takes_is_asked_with_max(bench):
+    found = said(
+        bench("small", "--rate", "max", "--seconds", "0.5", "--warm", "0", "--json", "--connections", "2")
+    )
+    assert found["arrivals"] == "closed" and found["count"] > 200 and found["errors"] == 0
+
+
+@pytest.mark.parametrize(("promise", "code"), [("p99=10s,errors=0%", 0), ("p50=1us", 1)])
+def test_the_exit_code_is_the_verdict(bench, promise, code):
+    answer = bench("small", *FAST, "--slo", promise, "--json")
+    assert (answer[0], said(answer)["ok"]) == (code, code == 0)
+    assert [each["promise"] for each in said(answer)["broken"]] == ([promise] if code else [])
+
+
+def test_a_search_names_a_rate_that_keeps_the_promise(bench):
+    words = ("--rate", "50", "--seconds", "0.2", "--warm", "0", "--timeout", "0.5", "--within", "4", "--json")
+    found = said(bench("small", "--search", "p50=10s,errors=1%", *words))
+    assert found["rate_per_s"] >= 50 and found["trials"][0]["kept"]
+    assert found["cut"] == (not found["ok"])
+    code, page = bench("small", "--search", "p50=1us", *words[:-1])
+    assert code == 1 and "no rate that was tried keeps the promises" in page
+
+
+def test_rows_come_from_a_file(bench, tmp_path):
+    np.savez(tmp_path / "rows.npz", x=np.random.default_rng(0).random((30, 7), np.float32))
+    assert said(bench("wide", *FAST, "--from", str(tmp_path / "rows.npz"), "--json"))["errors"] == 0
+    (tmp_path / "few.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(Mistake, match="fewer rows than --rows"):
+        bench("numbers", *FAST, "--from", str(tmp_path / "few.csv"), "--rows", "2")
+
+
+def test_callers_and_headers_are_sent(gateway):
+    arguments = read("small", "--callers", "x-user-id=3", "--header", "x-a: b", "--http", gateway.http)
+    questions = cli_bench.planned(arguments).questions
+    assert all(b"\r\nx-a: b\r\n" in each.content for each in questions)
+    assert {bytes(each.content.split(b"x-user-id: ")[1][:14]) for each in questions} == {
+        b"caller-%07d" % number for number in range(3)
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nosuch",), "no model 'nosuch'"),
+        (("small@9",), "9"),
+        (("sm all",), "names no model"),
+        (("wide",), "--from FILE.npz"),
+        (("fixed", "--rows", "2"), "--rows has to be 1"),
+        (("small", "--from", "nowhere.npz"), "nowhere.npz"),
+        (("small", "--slo", "p99"), "is no promise"),
+        (("small", "--search", "p99=5ms", "--rate", "max"), "begins at a rate"),
+    ],
+)
+def test_a_mistake_is_said_in_words(bench, words, message):
+    with pytest.raises(Mistake, match=message):
+        bench(*words)
+
+
+def test_a_second_is_told_on_one_line():
+    recent = Recent(count=1200, errors=3)
+    recent.latency.record(2_000_000, 1200)
+    recent.versions.update({"7": 900, "8": 297, "": 0})
+    line = "   3 s  1,200 done  p50 2 ms  p99 2 ms  errors 3  7 900 (75.19%)  8 297 (24.81%)"
+    assert second(3, recent) == line
+    assert second(4, Recent()) == "   4 s  0 done  p50 - ms  p99 - ms  errors 0"
+
+
+def test_nobody_there_is_said_in_words():
+    arguments = read("small", "--http", "127.0.0.1:1")
+    with pytest.raises(Mistake, match="no gateway answers at 127.0.0.1:1"):
+        arguments.answer(arguments)
+
+
+IMPOSSIBLE = (
+    *(("--rate", rate) for rate in ("0", "fast", "nan", "2e6")),
+    *(("--seconds", seconds) for seconds in ("0", "nan", "9999")),
+    *(("--header", header) for header in ("no", "a: b\r\nc: d")),
+    *(("--callers", callers) for callers in ("x-user-id", "x=99999")),
+    ("--connections", "0"),
+    ("--slo", "p99=1s", "--search", "p99=1s"),
+)
+
+
+@pytest.mark.parametrize("words", IMPOSSIBLE)
+def test_an_option_that_cannot_be_is_refused(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        read("small", *words)
+    assert ended.value.code == 2 and "error:" in capsys.readouterr().err
+
+
+def test_no_answer_is_stale_after_a_confirmed_change_and_a_change_that_was_not_made_is_missed(tmp_path):
+    for version in (1, 2):
+        place(tmp_path / "models", "m", version, constant(version))
+    (tmp_path / "models" / "m" / "config.pbtxt").write_text(ALL)
+    with staged(tmp_path, tmp_path / "models", 1) as stage:
+        first = stage.change("m", "split", weights={"1": "100%"})["revision"]
+        words = ("--rate", "300", "--seconds", "2", "--warm", "0", "--http", stage.http)
+        load = Load(cli_bench.planned(read("m", *words)))
+        thread = threading.Thread(target=load.run)
+        thread.start()
+        time.sleep(0.8)
+        second = stage.change("m", "split", weights={"2": "100%"})["revision"]
+        load.tally.changed(time.perf_counter_ns(), "m", second)
+        time.sleep(0.5)
+        load.tally.changed(time.perf_counter_ns(), "m", second + 1, "only said")
+        thread.join(30)
+    assert second > first
+    totals = {version: total for (_, version), total in load.tally.totals.items()}
+    assert totals["1"].count > 50 and totals["1"].stale == 0 == load.tally.whole().errors
+    assert 20 < totals["2"].stale < totals["2"].count
