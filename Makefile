@@ -8,7 +8,7 @@ DEMO := build/demo/requests/digits.json
 NAME ?= ladder
 ARGS ?=
 
-.PHONY: serve test check fix bench docs clean
+.PHONY: serve test check fix bench loadtest docs clean
 .DEFAULT_GOAL := test
 
 serve: $(DEMO)  ## Serve the demo's models on Ray Serve; Ctrl-C ends it.
@@ -31,6 +31,9 @@ fix: $(READY)  ## Repair what can be repaired without thinking.
 bench: $(READY) $(DEMO)  ## Run a benchmark, NAME=ladder by default; its rows go to build/bench/NAME.json.
 	@mkdir -p build/bench
 	@$(BIN)/python -m loadtests.$(NAME) $(ARGS)
+
+loadtest: $(READY) $(DEMO)  ## Ask a gateway while its traffic changes, and say yes or no; UI=1: in a browser.
+	@$(BIN)/python -m loadtests.loadtest $(if $(UI),--ui) $(ARGS)
 
 docs: $(READY)  ## Hold the documentation against the code.
 	@$(BIN)/python -m pytest -q tests/test_house.py

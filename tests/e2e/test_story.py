@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 from tests.stage import Stage
 from tests.talking import eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 CLIENTS = 4
 REQUESTS_PER_S = 100
@@ -95,7 +95,9 @@ class Callers:
             if answer.status == 200:
                 version = document["model_version"]
                 self.versions[version] = self.versions.get(version, 0) + 1
-                self._late.append((time.monotonic() + LABEL_DELAY_S, id_, (int(self._labels[at]) + self.shift) % 10))
+                self._late.append(
+                    (time.monotonic() + LABEL_DELAY_S, id_, (int(self._labels[at]) + self.shift) % 10)
+                )
         connection.close()
 
     def _tell(self) -> None:

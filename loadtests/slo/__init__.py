@@ -1,0 +1,1 @@
+"""What is promised of a gateway under load, what was read, and whether the promises were kept."""
