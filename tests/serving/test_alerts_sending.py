@@ -239,7 +239,7 @@ def test_a_signature_that_is_none_is_not_good(header, body):
 def test_the_lines_for_receivers_in_the_page_do_what_they_say(root: Path):
     page = (root / "docs" / "reference" / "alerts.md").read_text()
     (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(lines.splitlines()) == 6
+    assert sum(bool(line.strip()) for line in lines.splitlines()) <= 10
     scope: dict[str, object] = {}
     exec(lines, scope)
     came = scope["came_from_turnout"]
