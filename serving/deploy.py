@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -27,9 +26,11 @@ from typing import Any
 
 import uvloop
 
+from serving import wall
 from serving.aside import be_prompt
 from serving.config import Config, ConfigError, address
 from serving.daemons import watched
+from serving.gave_up import failure
 from serving.launch import outlive_nobody, replica_environment, run
 from serving.placement import Resources, share
 from serving.sockets import Holder, fetch
@@ -41,8 +42,8 @@ START_S_MAX = 900.0
 """Serve waits without end for resources and tries a broken replica three times; we wait this long."""
 POLL_S = 0.05
 """Serve's own client looks once a second."""
-HEALTH_S_MAX = 10.0
-"""An event loop that is silent for so long, three times in a row, is dead to Serve."""
+HEALTH_S_MAX, CONTROL_HEALTH_S_MAX = 10.0, 1.0
+"""A replica, or the control, that is silent for so long, three times in a row, is dead to Serve."""
 MARGIN_S = 5.0
 """What a replica needs to end beyond the time that its requests in flight are given."""
 OBJECT_STORE_BYTES = 80 << 20
@@ -218,7 +219,7 @@ class Deployment:
                 return
             for each in states:
                 if each.status == "DEPLOY_FAILED":
-                    raise _failure(" ".join(each.message for each in each.deployments.values()))
+                    raise failure(" ".join(each.message for each in each.deployments.values()))
             time.sleep(POLL_S)
         raise TimeoutError(f"the replicas are not ready after {START_S_MAX:g} s; is the cluster busy?")
 
@@ -242,7 +243,7 @@ class Deployment:
             num_replicas=1,
             ray_actor_options={"num_cpus": 0, **_placement(config)},
             health_check_period_s=config.ray.health_s,
-            health_check_timeout_s=HEALTH_S_MAX + MARGIN_S,
+            health_check_timeout_s=CONTROL_HEALTH_S_MAX,
             graceful_shutdown_wait_loop_s=POLL_S,
             graceful_shutdown_timeout_s=MARGIN_S,
             logging_config={"log_level": "WARNING", "enable_access_log": False},
@@ -273,14 +274,6 @@ class Deployment:
         return deployment.bind(config, self._folder)
 
 
-def _failure(message: str) -> Exception:
-    """Return the error behind the traceback with which a replica gave up."""
-    mistake = re.search(r"serving\.config\.ConfigError: (.*)", message)
-    if mistake:
-        return ConfigError(mistake[1])
-    return RuntimeError(f"no replica could start:\n{message[-4000:]}")
-
-
 def drive() -> None:
     """Be the driver that the launcher starts: ``FOLDER FD`` are its arguments, ended by SIGTERM."""
     outlive_nobody()
@@ -309,7 +302,7 @@ def _drive(config: Config, folder: Path, say: Callable[[str, str], None]) -> Non
     signal.signal(signal.SIGUSR2, lambda _number, _frame: again.set())
     with _cluster(config, folder) as resources:
         signal.signal(signal.SIGTERM, _interrupt)
-        with watched(say), _deployed(config, folder, resources) as deployment:
+        with watched(say), wall.watched(_renew), _deployed(config, folder, resources) as deployment:
             say("ready", "")
             while again.wait():
                 again.clear()
@@ -319,6 +312,14 @@ def _drive(config: Config, folder: Path, say: Callable[[str, str], None]) -> Non
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Once: the cleaning up is bounded by itself.
     raise KeyboardInterrupt
+
+
+def _renew() -> None:
+    """Have Ray start Serve's controller anew: it looks after replicas by the clock on the wall (ray 2.60)."""
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    ray.kill(ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE), no_restart=False)
 
 
 def _replace(deployment: Deployment, say: Callable[[str, str], None]) -> None:

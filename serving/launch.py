@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,8 @@ from serving.sockets import Holder, bound_at, listen, private_folder
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 END_S_MAX = 30.0
 """What Ray may take to end beyond the time that requests in flight are given; then it is killed."""
+KILLED_S_MAX = 5.0
+"""How long what was killed may take to be gone, with the sockets that it held."""
 DRIVER = "from serving.deploy import drive; drive()"
 
 Announce = Callable[[str, str, str, str], None]
@@ -158,10 +161,29 @@ def _end(driver: subprocess.Popen[bytes], s_max: float) -> None:
         driver.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         driver.wait(s_max)
-    # It leads its group, in which Ray's processes are; stopped halfway, Ray forgets some of them.
+    # It leads its session. Stopped halfway, Ray forgets some processes, each of which has a group of its own:
+    # replicas that would go on to hold the sockets, so that nobody could start the gateway again.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
+    until_s = time.monotonic() + KILLED_S_MAX
+    while (left := session(driver.pid)) and time.monotonic() < until_s:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def session(leader: int) -> list[int]:
+    """Return the processes of a session that have not ended; none where there is no ``/proc``."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # pid (comm) state ppid pgrp session: proc_pid_stat(5); a name may have blanks and brackets.
+            state, _, _, sid, *_ = stat.read_text(errors="replace").rpartition(")")[2].split()
+            if int(sid) == leader and state not in "ZX":
+                found.append(int(stat.parent.name))
+    return found
 
 
 @contextlib.contextmanager
@@ -206,6 +228,9 @@ def environment(config: Config, folder: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray's workers begin at 15, behind all else on the machine; loading could not yield to serving.
         "RAY_worker_niceness": "0",
+        # Serve looks every 10 s, three times, whether the proxy before the admin application has died.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
     }
     if config.ray.address == "auto":
         return settings

@@ -208,7 +208,8 @@ def test_an_event_that_is_written_down_is_read_again(data):
 
 
 def test_families_mean_all_of_theirs_and_what_is_unknown_is_answered_with_the_nearest():
-    assert kinds(["rollback.*", "drift.cleared"]) == {Kind.ROLLBACK_COMPLETED, Kind.DRIFT_CLEARED}
+    rollback = {Kind.ROLLBACK_COMPLETED, Kind.ROLLBACK_ADVISED}
+    assert kinds(["rollback.*", "drift.cleared"]) == {*rollback, Kind.DRIFT_CLEARED}
     assert kinds(["*"]) == kinds(FAMILIES) == set(Kind)
     assert kinds(USUAL) == set(Kind) - {Kind.TRAFFIC_CHANGED}
     with pytest.raises(ValueError, match="'rolout.*' is no event; did you mean 'rollout.*'?"):

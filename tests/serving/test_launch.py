@@ -85,6 +85,21 @@ def test_a_driver_that_will_not_end_is_killed_with_all_that_it_started(monkeypat
         time.sleep(0.02)
 
 
+def test_what_a_dead_driver_leaves_in_groups_of_their_own_is_gone_when_the_command_ends(
+    monkeypatch, tmp_path, config
+):
+    """Ray's workers once lived on for two seconds with the sockets, and the next start was refused."""
+    _drive(
+        monkeypatch,
+        "import subprocess; child = subprocess.Popen(['sleep', '60'], process_group=0)\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
+        "say(event='failed', text='a daemon has died'); os._exit(1)",
+    )
+    with pytest.raises(RuntimeError, match="a daemon has died"):
+        launch.run(config)
+    assert not _lives(int((tmp_path / "pid").read_text()))
+
+
 def _lives(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -1,0 +1,1 @@
+"""What `make chaos` is made of."""
