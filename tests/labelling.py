@@ -90,12 +90,14 @@ class Memory:
 
     def answer(self, spec: ModelSpec, *batches: Batch, at_us: int = NOW_US) -> Intake:
         """Remember what a version answered."""
+        self.now_us = at_us
         number = spec.artifact.version
         if number not in self.intakes:
-            self.intakes[number] = Intake(spec, deciding(spec))
+            self.intakes[number] = Intake(spec, deciding(spec), lambda: self.now_us)
         intake = self.intakes[number]
         for each in batches:
             intake.tap(each)
+        intake.fold()
         while intake.waiting:
             for rows in intake.take(at_us):
                 self.tables.remember("m", rows)

@@ -97,6 +97,7 @@ class Recall:
         sweeping, self._sweeping = self._sweeping, None
         if sweeping is not None:
             sweeping.cancel()
+            self._fold()
             await self._do(self._take_all, self._now_us())
         self._thread.shutdown(wait=False)
 
@@ -129,7 +130,7 @@ class Recall:
     def _begin(self, named: Named, spec: ModelSpec) -> None:
         chosen = self._settings.models.get(named[0], Deciding())
         try:
-            self._intakes[named] = Intake(spec, decision(spec, chosen))
+            self._intakes[named] = Intake(spec, decision(spec, chosen), self._now_us)
             self._why_not.pop(named, None)
         except Undecided as undecided:
             if self._why_not.get(named) != str(undecided):
@@ -162,6 +163,7 @@ class Recall:
         """Join labels to what is remembered, and count them."""
         if self._sweeping is None:
             return Joined([Outcome.UNMATCHED] * len(labels))
+        self._fold()
         return await self._do(self._join, model, labels, self._now_us())
 
     def seen(self) -> dict[Key, Seen]:
@@ -202,12 +204,17 @@ class Recall:
             await asyncio.sleep(POLL_S)
             try:
                 now_us = self._now_us()
+                self._fold()
                 waiting = any([intake.waiting for intake in [*self._intakes.values(), *self._left()]])
                 if waiting or self._echoes or self.tables.is_time(now_us):
                     await self._do(self._take_all, now_us)
                 self._end_leaving()
             except Exception:  # Else nothing would be remembered any more.
                 log.exception("event=answers_not_taken")
+
+    def _fold(self) -> None:
+        for intake in (*self._intakes.values(), *self._left()):
+            intake.fold()
 
     def _left(self) -> list[Intake]:
         return [intake for _, intake in list(self._leaving)]

@@ -107,15 +107,18 @@ def test_no_large_input_is_kept_until_the_thread_comes():
     for number in range(10):
         intake.tap(batch([request(b"%d" % number)], np.array([number])))
     assert not intake._held
+    intake.fold()
     assert sorted(int(rows.classes[0]) for _ in range(10) for rows in intake.take(0)) == list(range(10))
 
 
 def test_what_waits_is_bounded_and_what_does_not_fit_is_counted(monkeypatch):
-    monkeypatch.setattr(module, "HELD_MAX", 10)  # Whole ones, and as many of which the rest was let go.
+    monkeypatch.setattr(module, "HELD_MAX", 10)
+    monkeypatch.setattr(module, "FOLDED_ROWS", 4)
     spec = classifier()
     intake = Intake(spec, deciding(spec))
     for number in range(25):
         intake.tap(batch([request(b"%d" % number, 2)], np.array([1, 1]), sure([1, 1])))
+    intake.fold()
     taken = 0
     while intake.waiting:
         taken += sum(len(rows.keys) for rows in intake.take(0))
