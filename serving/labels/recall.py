@@ -37,6 +37,8 @@ PAUSE_S = 0.0002
 """How long the thread steps aside between two portions, so that the event loop gets the interpreter."""
 LEAVING_S = 120.0
 """How long a version that answers no more is still listened to: its last requests are under way."""
+LEAVING_MAX = 64
+"""Such versions at once; the first of more is listened to no longer."""
 EPOCHS_MAX = 64
 NAME_CHARACTERS_MAX = 80
 """Of the name of a class, as the control is told of it."""
@@ -220,8 +222,13 @@ class Recall:
         return [intake for _, intake in list(self._leaving)]
 
     def _end_leaving(self) -> None:
-        now_s = time.monotonic()
-        for until_s, intake in [each for each in self._leaving if each[0] < now_s]:
+        now_s, over = time.monotonic(), len(self._leaving) - LEAVING_MAX
+        ended = [
+            each
+            for at, each in enumerate(self._leaving)
+            if each[0] < now_s or (at < over and not each[1].waiting)
+        ]
+        for until_s, intake in ended:
             self._leaving.remove((until_s, intake))
             self._keep_seen((*_named(intake.spec), LIVE), _seen(intake))
 

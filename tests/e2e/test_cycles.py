@@ -43,6 +43,9 @@ REQUESTS = 20
 KEPT_STREAMS = 2
 """Of the model that stays, one input and one output."""
 
+KEPT_BYTES_MAX = 64 << 10
+"""Of inputs that are kept for replays: few, so that there are no more of them at the end than early on."""
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
@@ -86,6 +89,7 @@ def play(scene: Scene[T], folder: Path, collect: bool = True) -> T:
     document = {
         "repository": {"path": str(folder / "models"), "state": str(folder / "state")},
         "engine": {"inline_us_max": 20_000},
+        "replay": {"bytes_max": KEPT_BYTES_MAX},
     }
 
     async def run() -> T:
