@@ -155,7 +155,8 @@ def decide(decision: Decision, arrays: Arrays) -> tuple[Classes, Scores]:
         case By.SCORES:
             return highest(_matrix(first, decision.classes))
         case By.SCORE:
-            scores = first.reshape(-1).astype(np.float32)
+            with np.errstate(over="ignore"):  # What a float32 cannot hold is infinite.
+                scores = first.reshape(-1).astype(np.float32)
             return _above(scores, decision.threshold), scores
         case By.CLASS:
             classes = whole(first.reshape(-1))

@@ -150,11 +150,16 @@ def plans(draw: st.DrawFn) -> Plan:
     )
 
 
+NUMBERS_SINCE_1_2 = re.compile(r"[-+]?(\d+[eE][-+]?\d+|0o[0-7]+)")
+"""Words that PyYAML, which writes YAML 1.1, leaves without quotes."""
+
+
 @given(plans())
 def test_a_plan_that_is_written_is_read_as_the_same_plan(plan):
     document = document_of(plan)
     assert plan_of(document) == plan
-    assert plan_of(values_of(yaml.safe_dump(document, allow_unicode=True))) == plan
+    if not any(NUMBERS_SINCE_1_2.fullmatch(each) for each in re.findall(r'"([^"]*)"', json.dumps(document))):
+        assert plan_of(values_of(yaml.safe_dump(document, allow_unicode=True))) == plan
     assert plan_of(values_of(json.dumps(document))) == plan
     assert parse_plan(json.loads(json.dumps(plan_document(plan)))) == plan
 
