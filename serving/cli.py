@@ -37,8 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             keep_freed_memory()
     try:
         code: int = arguments.answer(arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 0
+    except (
+        BrokenPipeError
+    ):  # Whoever reads, such as `head`, has seen enough; the interpreter's end would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except Mistake as mistake:
         print(*(f"turnout: {line}" for line in str(mistake).splitlines()), sep="\n", file=sys.stderr)
         return 2

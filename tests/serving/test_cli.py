@@ -48,6 +48,15 @@ def fail(error: BaseException):
     return run
 
 
+def test_a_reader_that_goes_away_is_no_traceback():
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "serving.cli", "plan", "--base", "1%", "--ratio", "2", "--weight", "10%"]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_a_good_configuration_is_ok(tmp_path, capsys):
     path = tmp_path / "good.toml"
     path.write_text("[queue]\nrequests_max = 10\n")
