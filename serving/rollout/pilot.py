@@ -87,6 +87,8 @@ class Rollouts:
         """By model: the latest."""
         self._counting: set[str] = set()
         """Models of which replicas were told to count."""
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        """By model: its rollout is being looked after."""
         self._heard_us: dict[str, int] = {}
         """By model: when a replica that answers for it was there last."""
         self._refused: dict[str, tuple[int, str]] = {}
@@ -104,7 +106,8 @@ class Rollouts:
     async def close(self) -> None:
         """Write down what was counted, and end."""
         if self._piloting is not None:
-            self._piloting.cancel()
+            for task in (self._piloting, *self._busy.values()):
+                task.cancel()
             if self._advisor is not None:
                 self._advisor.close()
             await asyncio.to_thread(lambda: self._evidence.save(final=True))
@@ -187,14 +190,26 @@ class Rollouts:
         for model in self._counting - {each.plan.model for each in watched}:
             self._agree(self._control.history.rollouts[model], on=False)
         for rollout in watched:
-            try:
-                await self._look_after(rollout)
-            except Exception:  # Else no rollout would be judged any more.
-                log.exception("event=rollout_not_judged model=%s", rollout.plan.model)
+            if rollout.plan.model not in self._busy:
+                self._begin(rollout)
+        if self._busy:
+            await asyncio.wait(self._busy.values(), timeout=JUDGE_S)
         try:
             await asyncio.to_thread(self._evidence.save)
         except OSError as error:
             log.error("event=evidence_not_saved reason=%r", str(error))
+
+    def _begin(self, rollout: Rollout) -> None:
+        """Look after a rollout by itself: loading what one needs may take minutes; a rollback has none."""
+        model = rollout.plan.model
+        task = self._busy[model] = asyncio.get_running_loop().create_task(self._look_once(rollout))
+        task.add_done_callback(lambda _task: self._busy.pop(model))
+
+    async def _look_once(self, rollout: Rollout) -> None:
+        try:
+            await self._look_after(rollout)
+        except Exception:  # It is judged again.
+            log.exception("event=rollout_not_judged model=%s", rollout.plan.model)
 
     async def _look_after(self, rollout: Rollout) -> None:
         """Judge a rollout, and do what is due."""

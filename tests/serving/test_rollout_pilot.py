@@ -63,6 +63,8 @@ class World(Deciding):
         self.shadowed = Gatherer()
         self.now_us = 1_000 * S
         self.refusal = ""
+        self.loading: asyncio.Event | None = None
+        """What another model's steps wait for."""
         self.folder, self.loop = folder, loop
         self.pilot = self.board()
 
@@ -82,6 +84,8 @@ class World(Deciding):
     async def submit(self, intent: Intent, by: str, why: str, **rest: Any) -> Receipt:
         if self.refusal and isinstance(intent, Observe):
             raise Refused(self.refusal)
+        if self.loading is not None and isinstance(intent, Observe) and intent.model != MODEL:
+            await self.loading.wait()
         receipt = await super().submit(intent, by, why, **rest)
         self.pilot.note(list(self.history)[-1])
         return receipt
@@ -219,6 +223,25 @@ def test_a_route_that_somebody_changes_ends_the_counting(world: World) -> None:
     assert world.roster.terms()["versions"] == []
     world.do(lambda: world.submit(Rollback(MODEL, STABLE), "ann", "enough"))
     assert world.route == "7=100%"
+
+
+def test_a_model_that_is_being_loaded_holds_up_no_rollback_of_another(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pilot_module, "JUDGE_S", 0.05)
+    world._append(Adopt("other", "7"), "turnout", "the first version that was found")
+    world.begin(Plan("other", "other", "8", PLAN.steps, metrics=PLAN.metrics))
+    world.begin(PLAN)
+    world.loading = asyncio.Event()
+    world.look(3)
+    world.count(CANDIDATE, requests=1_000, failed=200)
+    world.count(STABLE, requests=9_000, failed=20)
+    world.look(3)
+    assert world.rollout.reason is Reason.FAILED
+    assert str(world.history.table.routes["other"]) == "7=100%"
+    world.loading.set()
+    world.look(2)
+    assert str(world.history.table.routes["other"]) == "8=10% 7=90%"
 
 
 def test_a_broken_judge_of_one_rollout_holds_up_no_other(world: World, monkeypatch: Any) -> None:
