@@ -119,7 +119,8 @@ class Threshold:
     count : int
         Intervals that must be good before the metric speaks for the candidate.
     failure_limit, inconclusive_limit, consecutive_error_limit : int
-        Up to how many intervals may be bad, may have no value, and may not be judged one after the other.
+        Up to how many intervals may be bad, may have no value or one outside that chance explains, and may
+        not be judged one after the other.
     """
 
     low: float | None = None
