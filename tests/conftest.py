@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from serving import demo
+from serving import cli, demo
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,3 +53,15 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     demo.build(folder)
     return folder
+
+
+@pytest.fixture
+def turnout(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str], str]]:
+    """Run a command; return its exit code, its lines and what it complained of."""
+
+    def run(*arguments: object) -> tuple[int, list[str], str]:
+        code = cli.main([str(each) for each in arguments])
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    return run

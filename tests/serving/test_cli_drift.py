@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving import access, cli
+from serving import access
 from serving.drift.profile_json import from_json
 from serving.drift.shown import report
 from tests import models
@@ -24,18 +24,6 @@ AT = "2026-11-25T14:05:00.000000Z"
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-
-
-@pytest.fixture
-def turnout(capsys):
-    """Run a command; return its exit code, its lines and what it complained of."""
-
-    def run(*arguments: object) -> tuple[int, list[str], str]:
-        code = cli.main([str(each) for each in arguments])
-        out, err = capsys.readouterr()
-        return code, out.splitlines(), err
-
-    return run
 
 
 class Answering(ThreadingHTTPServer):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving import cli, cli_feedback
+from serving import cli_feedback
 from tests.controlling import Deciding, announced
 from tests.feeding import Feeding
 
@@ -28,18 +28,6 @@ def feeding(tmp_path) -> Iterator[Feeding]:
     folder.mkdir(mode=0o700)
     with Feeding(folder) as made, announced(tmp_path / "control", Deciding(m="7"), feedback=made.feedback):
         yield made
-
-
-@pytest.fixture
-def turnout(capsys):
-    """Run a command; return its exit code, its lines and what it complained of."""
-
-    def run(*arguments: object) -> tuple[int, list[str], str]:
-        code = cli.main([str(each) for each in arguments])
-        out, err = capsys.readouterr()
-        return code, out.splitlines(), err
-
-    return run
 
 
 def answer(feeding: Feeding, count: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from router.rollout import Phase, Reason
 from router.rollout_intent import FreezeTerms, Observe, PromoteRollout, StartRollout
 from router.verb import Verb
-from serving import access, cli
+from serving import access
 from serving.access import JOURNAL, place
 from serving.admin.chronicle import journal
 from serving.cli_traffic import configured
@@ -31,18 +31,6 @@ HEAVY = {"numpy", "numba", "onnxruntime", "pydantic", "ray", "yaml"}
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-
-
-@pytest.fixture
-def turnout(capsys):
-    """Run a command; return its exit code, its lines and what it complained of."""
-
-    def run(*arguments: object) -> tuple[int, list[str], str]:
-        code = cli.main([str(each) for each in arguments])
-        out, err = capsys.readouterr()
-        return code, out.splitlines(), err
-
-    return run
 
 
 @pytest.fixture
