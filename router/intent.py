@@ -12,6 +12,7 @@ from router.table import (
     WHOLE_BP,
     NoRoute,
     Route,
+    RoutingTable,
     Shadow,
     Share,
     Sticky,
@@ -219,9 +220,8 @@ def _resolve(history: History, model: str, named: str) -> str:
         raise Refused(str(error)) from None
 
 
-def undo(history: History, change: Change) -> str:
-    """Return the command that takes `change` back, given the history before it; empty if there is none."""
-    before = history.table
+def undo(before: RoutingTable, change: Change) -> str:
+    """Return the command that takes `change` back, given the table before it; empty if there is none."""
     match change:
         case SetRoute(model=model) | SetRollout(model=model) if route_of(change) and model in before.routes:
             return f"turnout rollback {model} --to-revision {before.revision}"

@@ -73,7 +73,7 @@ class Deciding:
             raise Stale(f"revision {self.history.revision} is in force, not {if_revision}")
         entry = self._entry(intent, by, why)
         idle = is_idle(self.history.table, entry.change)
-        back = "" if idle else undo(self.history, entry.change)
+        back = "" if idle else undo(self.history.table, entry.change)
         if not (idle or dry_run):
             self.history.add(entry)
         return Receipt(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.entry import Entry
+from router.intent import undo
 from router.rollout import rollout_document
 from router.table import RoutingTable
 from router.table_document import parse_route, route_document
@@ -40,7 +41,7 @@ def told(entry: Entry, before: RoutingTable) -> list[Event]:
     stood = Before(
         None if route is None else route_document(route),
         None if rollout is None else rollout_document(rollout),
-        _undo(document["change"], before),
+        undo(before, entry.change),
     )
     return events(document, entry.hash, stood)
 
@@ -119,14 +120,3 @@ def _data(document: Document, digest: str, before: Before) -> dict[str, Any]:
 def _route(document: Document | None) -> Document | None:
     """Return a route with the words that people know it by."""
     return None if document is None else {"words": str(parse_route(document)), **document}
-
-
-def _undo(change: Document, before: RoutingTable) -> str:
-    """Return the command that takes a change back; see `router.intent.undo`."""
-    model = change["model"]
-    if change["set"] == "alias":
-        version = before.aliases.get(model, {}).get(change["alias"])
-        return f"turnout alias {model} {change['alias']}={version or ''}"
-    if change.get("route") is not None and model in before.routes:
-        return f"turnout rollback {model} --to-revision {before.revision}"
-    return ""

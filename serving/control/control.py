@@ -217,7 +217,7 @@ class Control:
                 steps.begin("compare")
                 entry = await self._compare(intent, by, why, if_revision)
                 idle = is_idle(self.history.table, entry.change)
-                back = "" if idle else undo(self.history, entry.change)
+                back = "" if idle else undo(self.history.table, entry.change)
                 if dry_run or idle:
                     outcome = Outcome() if dry_run else await self._publish()
                     revision = self.history.revision if idle else entry.revision

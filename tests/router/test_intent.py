@@ -92,7 +92,7 @@ class Intents(RuleBasedStateMachine):
             assert len(str(error)) > 10
             assert self.history.table is before
             return None
-        back = undo(self.history, change)
+        back = undo(self.history.table, change)
         idle = is_idle(before, change)
         journalled(self.history, change)
         self.check_undo(before, change, back)
