@@ -61,25 +61,22 @@ def rate_interval(events: int, trials: int, *, alpha: float) -> tuple[float, flo
     most = bar(alpha)
     if not trials:
         return 0.0, 1.0
-
-    def against(rate: float) -> bool:
-        return log_e_rate(events, trials, rate) >= most
-
-    middle = events / trials
-    low = _edge(against, 0.0, middle) if events else 0.0
-    high = _edge(against, 1.0, middle) if events < trials else 1.0
-    return low, high
+    return _least(events, trials, most), 1 - _least(trials - events, trials, most)
 
 
-def _edge(against: Callable[[float], bool], out: float, kept: float) -> float:
-    """Return where a set that holds `kept` and not `out` ends, on the side of `out`."""
-    while abs(kept - out) > _PRECISION * kept:
+def _least(events: int, trials: int, most: float) -> float:
+    """Return the least rate against which there is evidence of less than `most`, to `_PRECISION` of itself.
+
+    The greatest is found as the least rate of misses: so both ends are as exact near 1 as near 0.
+    """
+    out, kept = 0.0, events / trials
+    while kept - out > _PRECISION * kept:
         middle = (out + kept) / 2
-        if against(middle):
+        if log_e_rate(events, trials, middle) >= most:
             out = middle
         else:
             kept = middle
-    return out
+    return kept
 
 
 def ratio_interval(epochs: Sequence[Events], *, alpha: float) -> tuple[float, float]:
