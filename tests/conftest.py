@@ -18,6 +18,8 @@ settings.register_profile(
     "quick", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("thorough", parent=settings.get_profile("quick"), max_examples=2000)
+# A change is judged by the same examples every time, so that none is refused for what another one left.
+settings.register_profile("ci", parent=settings.get_profile("quick"), derandomize=True, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 

@@ -149,7 +149,7 @@ def test_a_thousand_loads_and_unloads_leave_memory_threads_and_request_cost_flat
     place(tmp_path / "models", "kept", 1, mlp(1))
     measured = alone(load_and_unload, tmp_path)
     for before, after, most in (
-        (*measured.bytes_, 4 * MIB),
+        (*measured.bytes_, 16 * MIB),  # 18 kB a cycle, of which a model that stayed would take ten times as much.
         (*measured.objects, 500),
         (*measured.threads, 1),  # The thread of the last unload may not have ended yet.
     ):
@@ -159,7 +159,7 @@ def test_a_thousand_loads_and_unloads_leave_memory_threads_and_request_cost_flat
             statistics.median(costs_us[10 : SETTLED + 10]),
             statistics.median(costs_us[-SETTLED:]),
         )
-        assert after_us < 1.3 * before_us
+        assert after_us < 2 * before_us  # What grows with the cycles would take fifty times as long.
 
 
 async def load_and_unload_much(gateway: Gateway) -> list[tuple[int, int]]:
