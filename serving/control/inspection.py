@@ -173,12 +173,14 @@ class Inspection:
         Refused
             If it is of another version, or of other files than those that are served.
         """
+        await self._caught_up()
         standing = await self._do(self._put, model, version, content, self._digests())
         await self._arrival()
         return standing
 
     async def drop(self, model: str, version: str) -> ProfileStanding:
         """Let no profile count, make none of live requests any more, and return which does: none."""
+        await self._caught_up()
         standing = await self._do(self._drop, model, version)
         await self._arrival()
         return standing
@@ -335,6 +337,18 @@ class Inspection:
         self._drift.know(digests)
         self._from_thread(self._say_captures, self._drift.freeze(Terms(model, version, rows)))
         return self._standing(model, version)
+
+    async def _caught_up(self) -> None:
+        """Note what was told until now: it was counted by the profile that counts yet. From any loop.
+
+        A moment later the same profile may have been dropped and put again, and these rows are not for it.
+        """
+        if self._loop is not None and self._is_open:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._catch_up(), self._loop))
+
+    async def _catch_up(self) -> None:
+        look = self._look()
+        await self._do(lambda: self._drift.note(look.told, self._now_us()))
 
     async def _arrival(self) -> None:
         """Wait until replicas count by what they were told, but for one that is silent. From any loop."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -101,6 +102,25 @@ def test_what_is_drifting_is_reported(served, inspection):
     for named, shown in (("7", ["7"]), ("8", [])):
         _, said, _ = served.call("GET", f"/v2/models/m/drift?version={named}")
         assert [each["version"] for each in said["versions"]] == shown
+
+
+def test_rows_that_wait_to_be_judged_are_not_those_of_the_same_profile_put_again(
+    served, inspection, monkeypatch
+):
+    monkeypatch.setattr(inspection_module, "EVALUATE_S", 3600.0)
+    time.sleep(0.1)  # From here on the test says when it is judged.
+    assert served.call("PUT", PROFILE, to_json(profile()))[0] == 200
+    tell(inspection, Counted(1, profile()), normal(2_000))
+    assert served.call("DELETE", PROFILE)[0] == 200
+    assert served.call("PUT", PROFILE, to_json(profile()))[0] == 200
+    tell(inspection, Counted(2, profile()), normal(30))
+
+    async def judge() -> None:
+        await inspection._do(inspection._judge, inspection._look())
+
+    asyncio.run_coroutine_threadsafe(judge(), inspection._loop).result(30)
+    [version] = served.call("GET", "/v2/models/m/drift")[1]["versions"]
+    assert [stream["rows"] for stream in version["streams"]] == [30]
 
 
 @pytest.mark.parametrize(
