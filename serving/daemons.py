@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-WATCH_S = 1.0
+WATCH_S = 0.2
 DAEMONS = ("raylet", "gcs_server")
 
 

@@ -21,17 +21,17 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import uvloop
 
-from serving import wall
+from serving import interrupts, wall
 from serving.aside import be_prompt
 from serving.config import Config, ConfigError, address
 from serving.daemons import watched
+from serving.ending import outlive_nobody
 from serving.gave_up import failure
-from serving.launch import outlive_nobody, replica_environment, run
+from serving.launch import replica_environment, run
 from serving.placement import Resources, share
 from serving.sockets import Holder, fetch
 
@@ -301,17 +301,14 @@ def _drive(config: Config, folder: Path, say: Callable[[str, str], None]) -> Non
     again = threading.Event()
     signal.signal(signal.SIGUSR2, lambda _number, _frame: again.set())
     with _cluster(config, folder) as resources:
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, interrupts.once)
+        say("deploying", "")
+        sys.stdin.readline()  # Now there is no other control.
         with watched(say), wall.watched(_renew), _deployed(config, folder, resources) as deployment:
             say("ready", "")
             while again.wait():
                 again.clear()
                 _replace(deployment, say)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Once: the cleaning up is bounded by itself.
-    raise KeyboardInterrupt
 
 
 def _renew() -> None:

@@ -8,12 +8,14 @@ import threading
 from time import monotonic_ns
 
 from serving import errors
-from serving.errors import Cancelled, Expired, Failed, Invalid, Overloaded, TurnoutError, Unavailable
+from serving.errors import Cancelled, Expired, Failed, Overloaded, TurnoutError, Unavailable
+from serving.layout import Layout
 from serving.ledger import Cause, Ledger, Reason
 from serving.model import ModelSpec
+from serving.refusals import Refusals
 from serving.session import Stop
 from serving.tick import Tick
-from serving.track import Batch, Runs, Tap, Track
+from serving.track import LONG_S, Batch, Pipeline, Runs, Tap, Track
 from serving.waiting import NEVER_NS, Waiting, grouped, rows_of
 from serving.wire import InferRequest, Recent, Results
 
@@ -34,7 +36,7 @@ class Lane:
     Parameters
     ----------
     loop, tick : the event loop that owns it, and what gathers its requests
-    spec, session, ledger : what runs, and where it is counted
+    spec, session, ledger, pipeline : what runs, where it is counted, and who says when if not the queue
     waiting : Waiting
     inline_ns_max : int
         Longest run that may execute on the loop; 0 for a version that always has threads.
@@ -52,12 +54,15 @@ class Lane:
         waiting: Waiting,
         inline_ns_max: int,
         threads: int = 1,
+        pipeline: Pipeline | None = None,
     ) -> None:
         self._loop = loop
         self._tick = tick
         self._spec = spec
         self._model, self._version = spec.artifact.model, str(spec.artifact.version)
-        self._session = session
+        self._session, self._pipeline = session, pipeline
+        self._gather = Layout.feeds if pipeline is None else pipeline.gather
+        self._turns = waiting if pipeline is None else pipeline.turns(waiting)
         self._ledger = ledger
         self.waiting = waiting
         self._inline_ns_max = inline_ns_max
@@ -67,13 +72,14 @@ class Lane:
         self.taps: list[Tap] = []
         """Who is shown each batch that was answered."""
         self._tap_broke = False
-        self._inline_track = Track()
+        self._inline_track = Track(max(LONG_S, JOINED_SLOW_FACTOR * inline_ns_max / 1e9))
         self._threads_max = threads
         self._tracks: list[Track] = []
         self._idle: list[Track] = []
         self._wake: asyncio.TimerHandle | None = None
         self._wake_ns = NEVER_NS
         self._closed = False
+        self._refusals = Refusals(loop, lambda request, full: self._reject(request, full, Cause.QUEUE_FULL))
         self._recent: Recent | None = None
         self._recently: tuple[tuple[tuple[int, ...], ...], bool] = ((), False)
 
@@ -88,8 +94,8 @@ class Lane:
 
     def twin(self) -> Lane:
         """Return a lane of the same version for requests that are not to share runs with these."""
-        shared = self._loop, self._tick, self._spec, self._session, self._ledger
-        made = Lane(*shared, self.waiting.twin(), self._inline_ns_max, self._threads_max)
+        shared = self._loop, self._tick, self._spec, self._session, self._ledger, self.waiting.twin()
+        made = Lane(*shared, self._inline_ns_max, self._threads_max, self._pipeline)
         made.taps = self.taps
         return made
 
@@ -110,7 +116,7 @@ class Lane:
             self._queue(arrived)
         elif len(arrived) == 1:
             self._run_inline(Batch(arrived, arrived[0].layout.rows, monotonic_ns()))
-        else:
+        elif arrived:  # Of those that waited for this tick all clients may have gone.
             self._run_tick(arrived)
 
     def _queue(self, arrived: list[InferRequest]) -> None:
@@ -119,7 +125,7 @@ class Lane:
             try:
                 self._offer(request)
             except Overloaded as full:
-                self._reject(request, full, Cause.QUEUE_FULL)
+                self._refusals.refuse(request, full)
         self.pump()
 
     def _offer(self, request: InferRequest) -> None:
@@ -127,7 +133,7 @@ class Lane:
         try:
             self.waiting.offer(request)
         except Overloaded:
-            gone = self.waiting.purge()
+            gone = self.waiting.purge() if self._refusals.is_time_to_look() else []
             for each in gone:
                 self._give_up(each)
             if not gone:
@@ -148,27 +154,30 @@ class Lane:
             if now_ns >= until_ns:
                 if not self.arrived:
                     self._tick.join(self)
-                self.arrived[:0] = [request for later in groups[position:] for request in later]
+                self.arrived[:0] = [each for later in groups[position:] for each in later if not each.dropped]
                 return
             batch = Batch(group, rows_of(group), now_ns)
             self._run_inline(batch)
-            now_ns = batch.answered_ns
+            now_ns = batch.answered_ns or batch.ended_ns
 
     def _run_inline(self, batch: Batch) -> None:
         track = self._inline_track
         track.batch = batch
         self._run(track, batch)
         track.batch = None
-        self._finish(batch)
+        if not (again := batch.too_long and batch.unfinished):
+            self._finish(batch)
         factor = SLOW_FACTOR if len(batch.requests) == 1 else JOINED_SLOW_FACTOR
         if 0 < factor * self._inline_ns_max < batch.ended_ns - batch.started_ns:
-            self._slow_runs += 1
+            self._slow_runs += SLOW_RUNS_MAX if batch.too_long else 1
             if self._slow_runs >= SLOW_RUNS_MAX:
                 run_us = (batch.ended_ns - batch.started_ns) // 1000
                 log.warning("version=%s event=moved_to_thread run_us=%d", self._spec, run_us)
                 self._inline_ns_max = 0
         else:
             self._slow_runs = 0
+        if again:  # In a thread: with larger inputs than those that were measured it may well take so long.
+            self._queue(batch.requests)
 
     def _run(self, track: Track, batch: Batch) -> None:
         """Execute a batch, and if it fails as a whole, each of its requests alone: only one may be at fault.
@@ -176,22 +185,21 @@ class Lane:
         On the loop, or in a track's thread.
         """
         self._execute(track, batch)
-        if len(batch.requests) > 1 and (isinstance(batch.error, Failed | Invalid) or self._misfit(batch)):
-            batch.parts = [Batch([each], each.layout.rows, batch.taken_ns) for each in batch.requests]
-            for part in batch.parts:
+        if len(batch.requests) > 1 and batch.broke(self._spec):
+            for part in batch.split():
                 self._execute(track, part)
 
     def _execute(self, track: Track, batch: Batch) -> None:
         if track.stop.used:
             track.stop = Stop()
         try:
-            feeds = batch.feeds = batch.requests[0].layout.feeds(batch.requests, batch.rows)
+            feeds = batch.feeds = self._gather(batch.requests[0].layout, batch.requests, batch.rows)
             batch.started_ns = monotonic_ns()
             try:
                 batch.outputs = self._session.run(feeds, track.stop)
             except Expired:
                 # The watchdog may have meant the run before this one; then nobody here is late.
-                if batch.over(monotonic_ns()):
+                if batch.over(monotonic_ns()) or (track.batch or batch).too_long:
                     raise
                 track.stop = Stop()
                 batch.outputs = self._session.run(feeds, track.stop)
@@ -218,7 +226,7 @@ class Lane:
             track = self._free_track()
             if track is None:
                 break
-            requests = self.waiting.take(now_ns)
+            requests = self._turns.take(now_ns)
             if not requests:
                 self._idle.append(track)
                 break
@@ -251,15 +259,19 @@ class Lane:
         # The thread gets its next batch before this one's answers are written.
         if not self._closed:
             self.pump()
-        self._finish(batch)
+        try:
+            self._finish(batch)
+        finally:
+            if self._pipeline is not None:
+                self._pipeline.release(batch)
 
     def _finish(self, batch: Batch) -> None:
         """Answer the requests of a batch that ran."""
         if batch.parts:
             self._finish_parts(batch)
             return
-        if batch.error is None and (misfit := self._misfit(batch)):
-            self._let_alone(batch, misfit)
+        if batch.error is None and (misfit := batch.misfit(self._spec)):
+            batch.let_alone(misfit, promised=self._spec.config.rows_max is not None)
         if batch.error is not None:
             for request in batch.requests:
                 if not request.dropped:
@@ -312,22 +324,6 @@ class Lane:
             self._finish(part)
             batch.answered_ns = part.answered_ns
 
-    def _misfit(self, batch: Batch) -> str:
-        """Say which output cannot be cut into the requests' rows, if one cannot."""
-        if batch.rows and batch.outputs is not None:
-            for index, array in enumerate(batch.outputs):
-                if array.shape[:1] != (batch.rows,):
-                    name = self._spec.outputs[index].name
-                    return f"output {name!r} has shape {list(array.shape)} for a batch of {batch.rows} rows"
-        return ""
-
-    def _let_alone(self, batch: Batch, misfit: str) -> None:
-        """Take a misfit as the answer of the one request that ran, unless its rows were promised."""
-        if self._spec.config.rows_max is None:
-            batch.rows = 0
-        else:
-            batch.error = Failed(f"{misfit}; its rows cannot be told apart, so set max_batch_size: 0")
-
     def _give_up(self, request: InferRequest) -> None:
         """End a request that waited too long, or whose client left."""
         if request.dropped:
@@ -355,7 +351,7 @@ class Lane:
 
     def _arm(self, now_ns: int) -> None:
         free = bool(self._inline_ns_max or self._idle or len(self._tracks) < self._threads_max)
-        at_ns = self.waiting.wake_ns(now_ns, free=free)
+        at_ns = self._turns.wake_ns(now_ns, free=free)
         if at_ns == self._wake_ns and self._wake is not None:
             return
         if self._wake is not None:
@@ -371,11 +367,11 @@ class Lane:
         self._wake_ns = NEVER_NS
         self.pump()
 
-    def watch(self, now_ns: int) -> None:
-        """End runs that nobody waits for. Called by the watchdog's thread."""
-        self._inline_track.end_if_over(now_ns)
-        for track in list(self._tracks):
-            track.end_if_over(now_ns)
+    def watch(self, now_ns: int, run_s_max: float) -> str:
+        """Stop runs that nobody waits for or that take too long; say which is stuck. The watchdog asks."""
+        running = [track for track in (self._inline_track, *self._tracks) if track.batch is not None]
+        stuck_s = max([track.watch(now_ns, run_s_max) for track in running], default=0.0)
+        return f"version={self._spec} event=run_stuck run_s={stuck_s:.1f}" if stuck_s else ""
 
     def expire_running(self, now_ns: int) -> None:
         """Tell those whose deadline passed during a run; the run goes on for the others of its batch."""
@@ -389,8 +385,10 @@ class Lane:
         while len(self):
             await asyncio.sleep(0.005)
         self._closed = True
+        self._refusals.close()
         if self._wake is not None:
             self._wake.cancel()
         for track in self._tracks:
             track.jobs.put(None)
+        self._pipeline, self._gather, self._turns = None, Layout.feeds, self.waiting
         del self._session  # Its memory goes back even while somebody still holds this lane.

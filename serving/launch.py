@@ -12,25 +12,26 @@ import json
 import os
 import secrets
 import shutil
-import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import IO
 
 from serving import access
 from serving.config import Config, ConfigError
+from serving.ending import end, session
+from serving.interrupts import Signals, minded
 from serving.rpc.engine import bind
 from serving.sockets import Holder, bound_at, listen, private_folder
+from serving.stand_in import StandIn
 
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 END_S_MAX = 30.0
 """What Ray may take to end beyond the time that requests in flight are given; then it is killed."""
-KILLED_S_MAX = 5.0
-"""How long what was killed may take to be gone, with the sockets that it held."""
+PAUSES_S = 0.0, 1.0, 5.0
+"""Before each attempt to start Ray anew since it was ready the last time; then it is given up."""
 DRIVER = "from serving.deploy import drive; drive()"
 
 Announce = Callable[[str, str, str, str], None]
@@ -48,39 +49,83 @@ def say_ready(http: str, grpc: str, metrics: str, admin: str) -> None:
 def run(config: Config, announce: Announce = say_ready) -> None:
     """Serve on Ray until SIGINT, SIGTERM or SIGHUP; SIGUSR2 replaces the replicas one by one.
 
+    When Ray ends by itself after it was ready it is started anew, while connections wait in the sockets.
+
     Parameters
     ----------
     announce : callable, optional
-        Told once where HTTP, gRPC, metrics and admin are to be found, when every replica is ready.
+        Told where HTTP, gRPC, metrics and admin are to be found, whenever every replica is ready.
 
     Raises
     ------
     ConfigError
         If the configuration cannot be had on this machine: a port in use, a GPU that is not there.
     RuntimeError
-        If Ray or the replicas cannot start, or Ray ended by itself.
+        If Ray or the replicas cannot start; or not anew, in several attempts.
     """
     from serving.control.desk import sole
 
-    config = _absolute(config)
-    config = with_admin_port(config)
-    with _sockets(config) as (holder, at), sole(config), contextlib.ExitStack() as stack:
-        folder, control = holder.path.parent, access.control_folder(config)
-        url = f"http://{config.server.admin}"
+    config = with_admin_port(_absolute(config))
+    with _sockets(config) as sockets, sole(config), minded() as signals:
+        pauses_s: list[float] = []
+        anew = False
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                was_ready, error = _on_ray(config, sockets, announce, signals, anew=anew)
+                if was_ready:
+                    pauses_s = [*PAUSES_S]
+                if not pauses_s:
+                    raise error
+                print(f"turnout: {error}; Ray is started anew", flush=True)
+                time.sleep(pauses_s.pop(0))
+                anew = True
+
+
+def _on_ray(
+    config: Config, sockets: Mapping[str, socket.socket], announce: Announce, signals: Signals, *, anew: bool
+) -> tuple[bool, Exception]:
+    """Serve on a Ray of our own until that ends by itself; return whether it was ready, and why it ended."""
+    url, control, was_ready = f"http://{config.server.admin}", access.control_folder(config), False
+    at = {name: bound_at(each) for name, each in sockets.items()}
+    with (
+        contextlib.ExitStack() as stack,
+        _held(config, sockets) as holder,
+        _standing_in(config, holder.path.parent, signals, wanted=anew) as stand_in,
+        _driver(config, holder.path.parent, signals) as (driver, news),
+    ):
+
+        def deploy() -> None:
+            if stand_in is not None:
+                stand_in.let_go()
+            assert driver.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                driver.stdin.write(b"\n")
 
         def ready() -> None:
+            nonlocal was_ready
             access.announce(control, url, str(config.repository.path))
             stack.callback(access.withdraw, control, url)
+            was_ready = True
             announce(at["http"], at.get("grpc", ""), at["metrics"], config.server.admin)
+            if stand_in is not None:
+                end(stand_in.process, config.server.drain_s_max + END_S_MAX)
 
-        with _driver(config, folder) as (driver, news), _signals(driver):
-            try:
-                for line in news:
-                    _tell(json.loads(line), ready)
-            except KeyboardInterrupt:
-                holder.close()  # What nobody will answer is better refused now.
-                return
-            raise RuntimeError(f"Ray's driver ended by itself, with code {driver.wait(END_S_MAX)}")
+        try:
+            _hear(news, deploy, ready)
+            error: Exception = RuntimeError(
+                f"Ray's driver ended by itself, with code {driver.wait(END_S_MAX)}"
+            )
+        except (ConfigError, RuntimeError) as told:
+            error = told
+        except KeyboardInterrupt:
+            holder.close()  # What nobody will answer is better refused now.
+            for each in sockets.values():
+                each.close()
+            raise
+    leaders = [driver, *([] if stand_in is None else [stand_in.process])]
+    if left := [pid for leader in leaders for pid in session(leader.pid)]:
+        raise RuntimeError(f"{error}, and its processes {left} do not end")
+    return was_ready, error
 
 
 def with_admin_port(config: Config) -> Config:
@@ -93,21 +138,25 @@ def with_admin_port(config: Config) -> Config:
     return config.model_copy(update={"server": server})
 
 
-def _tell(said: dict[str, str], ready: Callable[[], None]) -> None:
-    match said:
-        case {"event": "ready"}:
-            ready()
-        case {"event": "mistake", "text": text}:
-            raise ConfigError(text)
-        case {"event": "failed", "text": text}:
-            raise RuntimeError(text)
-        case {"event": event, **rest}:
-            print(f"turnout: {event}", *rest.values(), flush=True)
+def _hear(news: IO[str], deploy: Callable[[], None], ready: Callable[[], None]) -> None:
+    """Do what the driver asks for, and pass on what else it says, until it ends."""
+    for line in news:
+        match json.loads(line):
+            case {"event": "deploying"}:
+                deploy()
+            case {"event": "ready"}:
+                ready()
+            case {"event": "mistake", "text": text}:
+                raise ConfigError(text)
+            case {"event": "failed", "text": text}:
+                raise RuntimeError(text)
+            case {"event": event, **rest}:
+                print(f"turnout: {event}", *rest.values(), flush=True)
 
 
 @contextlib.contextmanager
-def _sockets(config: Config) -> Iterator[tuple[Holder, dict[str, str]]]:
-    """Listen, before anything slow is begun, and hold the sockets in a folder of their own."""
+def _sockets(config: Config) -> Iterator[dict[str, socket.socket]]:
+    """Listen, before anything slow is begun."""
     with contextlib.ExitStack() as stack:
         sockets = {}
         for name, at in (("http", config.server.http), ("metrics", config.server.metrics)):
@@ -115,31 +164,65 @@ def _sockets(config: Config) -> Iterator[tuple[Holder, dict[str, str]]]:
         rpc = bind(config)
         if rpc is not None:
             sockets["grpc"] = stack.enter_context(rpc)
-        folder = private_folder()
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        holder = stack.enter_context(contextlib.closing(Holder(folder, sockets, "launcher")))
-        yield holder, {name: bound_at(each) for name, each in sockets.items()}
+        yield sockets
 
 
 @contextlib.contextmanager
-def _driver(config: Config, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[str]]]:
+def _held(config: Config, sockets: Mapping[str, socket.socket]) -> Iterator[Holder]:
+    """Hand out the sockets in a new folder, which is all that one Ray and its replicas know of."""
+    folder = private_folder()
+    try:
+        (folder / "config.json").write_text(config.model_dump_json())
+        handed_out = {name: each.dup() for name, each in sockets.items()}
+        with contextlib.closing(Holder(folder, handed_out, "launcher")) as holder:
+            yield holder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _standing_in(config: Config, folder: Path, signals: Signals, *, wanted: bool) -> Iterator[StandIn | None]:
+    """Have somebody answer until the replicas do."""
+    if not wanted or config.ray.address == "auto":  # There, the replicas live on without us.
+        yield None
+        return
+    stand_in = None
+    try:
+        with signals.held():
+            stand_in = StandIn(folder, {**os.environ, **replica_environment()})
+        yield stand_in
+    finally:
+        with signals.held():
+            if stand_in is not None:
+                end(stand_in.process, config.server.drain_s_max + END_S_MAX)
+
+
+@contextlib.contextmanager
+def _driver(
+    config: Config, folder: Path, signals: Signals
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[str]]]:
     """Start the driver; what it has to say comes as lines of JSON, and their end is its end."""
-    (folder / "config.json").write_text(config.model_dump_json())
+    settings = environment(config, folder)
     reading, writing = os.pipe()
     with os.fdopen(reading, encoding="utf-8") as news:
         command = [sys.executable, "-c", DRIVER, str(folder), str(writing)]
-        driver = subprocess.Popen(
-            command,
-            env=environment(config, folder),
-            stdin=subprocess.DEVNULL,
-            pass_fds=[writing],
-            start_new_session=True,
-        )
-        os.close(writing)
         try:
-            yield driver, news
+            with signals.held():
+                signals.driver = subprocess.Popen(
+                    command,
+                    env=settings,
+                    stdin=subprocess.PIPE,
+                    bufsize=0,
+                    pass_fds=[writing],
+                    start_new_session=True,
+                )
+                os.close(writing)
+            yield signals.driver, news
         finally:
-            _end(driver, config.server.drain_s_max + END_S_MAX)
+            with signals.held():
+                if signals.driver is not None:
+                    end(signals.driver, config.server.drain_s_max + END_S_MAX)
+                signals.driver = None
 
 
 def _absolute(config: Config) -> Config:
@@ -153,61 +236,6 @@ def _absolute(config: Config) -> Config:
         "server": server.model_copy(update=tls_paths),
     }
     return config.model_copy(update=sections)
-
-
-def _end(driver: subprocess.Popen[bytes], s_max: float) -> None:
-    """Ask the driver to drain and end, kill it when that takes too long, and all that it leaves."""
-    if driver.poll() is None:
-        driver.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        driver.wait(s_max)
-    # It leads its session. Stopped halfway, Ray forgets some processes, each of which has a group of its own:
-    # replicas that would go on to hold the sockets, so that nobody could start the gateway again.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
-    until_s = time.monotonic() + KILLED_S_MAX
-    while (left := session(driver.pid)) and time.monotonic() < until_s:
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
-
-
-def session(leader: int) -> list[int]:
-    """Return the processes of a session that have not ended; none where there is no ``/proc``."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # pid (comm) state ppid pgrp session: proc_pid_stat(5); a name may have blanks and brackets.
-            state, _, _, sid, *_ = stat.read_text(errors="replace").rpartition(")")[2].split()
-            if int(sid) == leader and state not in "ZX":
-                found.append(int(stat.parent.name))
-    return found
-
-
-@contextlib.contextmanager
-def _signals(driver: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Let the first signal to end interrupt whatever is done, and no second one the cleaning up."""
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        for each in ENDINGS:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    def replace(_number: int, _frame: FrameType | None) -> None:
-        driver.send_signal(signal.SIGUSR2)
-
-    before = {each: signal.getsignal(each) for each in (*ENDINGS, signal.SIGUSR2)}
-    signal.signal(signal.SIGUSR2, replace)
-    for each in ENDINGS:
-        if before[each] is not signal.SIG_IGN:  # As nohup leaves SIGHUP.
-            signal.signal(each, end)
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def environment(config: Config, folder: Path) -> dict[str, str]:
@@ -254,14 +282,3 @@ def replica_environment() -> dict[str, str]:
     here = str(Path(__file__).parents[1])
     before = os.environ.get("PYTHONPATH")
     return {**MALLOC_THRESHOLDS, "PYTHONPATH": f"{here}{os.pathsep}{before}" if before else here}
-
-
-def outlive_nobody() -> None:
-    """Have the kernel end this process with SIGTERM when its parent dies, however it dies."""
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    libc: Any = ctypes.CDLL(None)
-    parent = os.getppid()
-    if libc.prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0) != 0 or os.getppid() != parent:
-        raise OSError("the launcher has ended already")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ import psutil  # type: ignore[import-untyped]  # Its types are another distribut
 
 from loadtests.bench.errors import BenchError
 from loadtests.chaos.memory import held_bytes
-from loadtests.chaos.models import ENDLESS, FILLING, GREEDY, HUNGRY, REGISTER, SPIN
+from loadtests.chaos.models import ENDLESS, FILLING, GREEDY, HUNGRY, REGISTER, SPIN, SPIN_TOO, STUCK
 from loadtests.chaos.strike import MEMORY_BYTES_MAX, Fault, Wound
 from loadtests.chaos.target import (
     Target,
@@ -35,6 +36,8 @@ SLOW_SYNC_S = 2.0
 JUMPS_S = (30 * 86400.0, -86400.0)
 UNNOTICED_S_MAX = 70.0
 """Longer than the longest deadline of a request by default."""
+LINES = 8
+"""So many connections that two of them are with the same replica."""
 SOON_S = 1.0
 """How long nobody may be without an answer where the fault is none of the replicas' business."""
 SHADOW_BYTES = 1 << 30
@@ -98,15 +101,23 @@ def stop_control(target: Target) -> Wound:
 
 
 def kill_daemon(name: str, target: Target) -> Wound:
-    """End one of Ray's processes; what it takes along counts as killed."""
+    """End one of Ray's processes; the replicas that it takes along count as killed."""
     [daemon], replicas = _named(target, name), target.replicas()
-    ports = [(each, ports_with(each, target.port)) for each in replicas]
     began_ns = time.monotonic_ns()
+    deaths = [0] * len(replicas)
     daemon.send_signal(signal.SIGKILL)
 
+    def watch(number: int) -> None:
+        deaths[number] = gone(replicas[number])
+
+    watches = [threading.Thread(target=watch, args=[number], daemon=True) for number in range(len(replicas))]
+    for each in watches:
+        each.start()
+
     def later() -> list[Victim]:
-        now_ns = time.monotonic_ns()
-        return [Victim(began_ns, now_ns, of) for each, of in ports if not alive(each)]
+        for each in watches:
+            each.join()
+        return [] if any(map(alive, replicas)) else [Victim(began_ns, max(deaths), None)]
 
     def whole() -> bool:
         return any(each.pid != daemon.pid for each in titled(target.family(), name))
@@ -203,21 +214,49 @@ def kill_after_clock(target: Target) -> Wound:
     return kill_replica(target)
 
 
-def hang_run(target: Target, dead_s_max: float = BROKEN_S) -> Wound:
-    """Ask for a run that does not end, of another model; wait so long for its replica to be ended."""
+def hang_run(model: str, target: Target) -> Wound:
+    """Ask for a run that does not end, and wait until its replica answers others again or was ended."""
+    line, beside, replica = _two_lines(target)
     began_ns = time.monotonic_ns()
-    line = socket.create_connection(("127.0.0.1", target.port), 10)
-    line.sendall(post(SPIN, ENDLESS))
-    mine = line.getsockname()[1]
-    time.sleep(0.3)
-    victims, dead, note = [], frozenset[int](), "the replica goes on beside it"
-    for each in target.replicas():
-        ports = ports_with(each, target.port)
-        if mine in ports and (until_ns := gone(each, dead_s_max)) and not alive(each):
-            victims, dead = [Victim(began_ns, until_ns, ports)], frozenset({each.pid})
-            note = f"its replica was ended after {(until_ns - began_ns) / 1e9:.1f} s"
+    line.sendall(post(model, ENDLESS))
+    time.sleep(0.05)
+    ports = ports_with(replica, target.port)
+    beside.sendall(post(REGISTER, 1.0))
+    answers = _answers(beside)
+    until_ns = time.monotonic_ns() if answers else gone(replica)
+    after = f"after {(until_ns - began_ns) / 1e9:.1f} s"
     line.close()
-    return Wound(began_ns, victims=victims, dead=dead, note=note)
+    beside.close()
+    if answers or alive(replica):
+        return Wound(
+            began_ns, note=f"its replica answered others {after}" * answers or "nobody ended its replica"
+        )
+    victims, dead = [Victim(began_ns, until_ns, ports)], frozenset({replica.pid})
+    return Wound(began_ns, victims=victims, dead=dead, note=f"its replica was ended {after}")
+
+
+def _two_lines(target: Target) -> tuple[socket.socket, socket.socket, psutil.Process]:
+    """Return two connections with the same replica, and that one."""
+    lines = [socket.create_connection(("127.0.0.1", target.port), 10) for _ in range(LINES)]
+    for each in lines:  # Whoever answers has taken the connection.
+        each.sendall(post(REGISTER, 1.0))
+        each.recv(65536)
+    mine = {each.getsockname()[1]: each for each in lines}
+    replica = max(target.replicas(), key=lambda each: len(ports_with(each, target.port) & set(mine)))
+    first, second, *_ = [mine[port] for port in sorted(ports_with(replica, target.port) & set(mine))]
+    for each in lines:
+        if each not in (first, second):
+            each.close()
+    return first, second, replica
+
+
+def _answers(line: socket.socket) -> bool:
+    """Say whether what was asked is answered, before the connection ends or too late."""
+    line.settimeout(UNNOTICED_S_MAX)
+    try:
+        return bool(line.recv(65536))
+    except OSError:
+        return False
 
 
 def feed_shadow(target: Target) -> Wound:
@@ -285,9 +324,14 @@ FAULTS = (
     Fault("disk slow", f"a shim has `os.fsync` and `os.fdatasync` take {SLOW_SYNC_S:g} s longer",
           slow_disk, SOON_S),
     Fault("run never returns",
-          f"a request for {ENDLESS:g} turns of a Loop, of another model on the event loop", hang_run),
+          f"a request for {ENDLESS:g} turns of a Loop, of another model on the event loop",
+          partial(hang_run, SPIN)),
     Fault("run never returns, quiet", "the same, while nobody changes traffic",
-          partial(hang_run, dead_s_max=UNNOTICED_S_MAX), quiet=True),
+          partial(hang_run, SPIN_TOO), quiet=True),
+    Fault("run never returns nor stops", "the same of a Loop without a node, which nothing can stop",
+          partial(hang_run, STUCK)),
+    Fault("run never returns nor stops, quiet", "the same, while nobody changes traffic",
+          partial(hang_run, STUCK), quiet=True),
     Fault("Ray's GCS stopped", f"{FOR_A_WHILE}, of gcs_server", partial(stop_daemon, "gcs_server"), SOON_S),
     Fault("Ray's raylet stopped", f"{FOR_A_WHILE}, of raylet", partial(stop_daemon, "raylet"), SOON_S),
     Fault("Serve's controller killed", "SIGKILL of the actor in which Ray Serve runs its controller",
@@ -300,8 +344,8 @@ FAULTS = (
     Fault("clock set back, replica killed",
           "the shim's clock is a day ahead for 4 s, and right again; then SIGKILL of a replica",
           kill_after_clock, last=True),
-    Fault("Ray's GCS killed", "SIGKILL of gcs_server; the command is started again when it ends",
+    Fault("Ray's GCS killed", "SIGKILL of gcs_server",
           partial(kill_daemon, "gcs_server")),
-    Fault("Ray's raylet killed", "SIGKILL of raylet; the command is started again when it ends",
+    Fault("Ray's raylet killed", "SIGKILL of raylet",
           partial(kill_daemon, "raylet")),
 )  # fmt: skip

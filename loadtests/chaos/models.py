@@ -1,4 +1,4 @@
-"""Which models are served while things break: one that says who answered whom, one that can hang?"""
+"""Which models are served while things break: one that says who answered whom, two that can hang?"""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import onnx.parser
 
 from loadtests.bench import models
 
-REGISTER, SPIN = "register", "spin"
+REGISTER, SPIN, STUCK = "register", "spin", "stuck"
+SPIN_TOO = "spin-too"
+"""Another one like it: a version is moved off the event loop once, and for good."""
 HUNGRY = 3
 """The version of the register that only shadows: it eats memory if it is asked for a lot."""
 FILLING, GREEDY = 1.5e8, 5e8
 """Asked for so much it takes 0.6 GB, or wants 2; what clients ask for otherwise costs nothing."""
 ENDLESS = 1e18
-"""Rounds of a loop, of about a microsecond each."""
+"""Rounds of a loop, of about a microsecond each: thousands of years."""
 VERSIONS = """\
 name: "{model}"
 version_policy {{ all {{ }} }}
@@ -66,13 +68,24 @@ spin (float[1, 1] x) => (float[1, 1] y) <bool yes = {1}> {
 }""")
 
 
+def stuck() -> onnx.ModelProto:
+    """Build what turns as often in a loop without a node, before which nothing asks whether to stop."""
+    return _parsed("""\
+stuck (float[1, 1] x) => (float[1, 1] y) <bool yes = {1}> {
+  most = ReduceMax <keepdims = 0> (x)
+  turns = Cast <to = 7> (most)
+  y = Loop (turns, yes, x) <body = turn (int64 i, bool on, float[1, 1] v) => (bool on, float[1, 1] v) {}>
+}""")
+
+
 def lay_out(repository: Path) -> None:
     """Write them to a repository."""
     made = {(REGISTER, version): register(version) for version in (1, 2)}
-    made[REGISTER, HUNGRY], made[SPIN, 1] = hungry(), spin()
+    made[REGISTER, HUNGRY] = hungry()
+    made[SPIN, 1], made[SPIN_TOO, 1], made[STUCK, 1] = spin(), spin(), stuck()
     for (model, version), each in made.items():
         models.save(each, models.path(repository, model, version))
-    for model in (REGISTER, SPIN):
+    for model in (REGISTER, SPIN, SPIN_TOO, STUCK):
         (repository / model / "config.pbtxt").write_text(VERSIONS.format(model=model))
 
 

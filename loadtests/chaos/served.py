@@ -1,4 +1,4 @@
-"""How is `turnout serve` started on Ray to be struck, and started anew where it ends?"""
+"""How is `turnout serve` started on Ray to be struck?"""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ class Served:
         self.count = REPLICAS
         self._process: psutil.Popen | None = None
         self._members: dict[int, psutil.Process] = {}
+        self._ended = False
         self.ask: Ask = asker(f"127.0.0.1:{admin}", lambda: access.token(access.control_folder(self.config)))
 
     def disk(self) -> Path | None:
@@ -112,15 +113,12 @@ class Served:
         return [Kept(each.revision, each.why, change_document(each.change)) for each, _ in found], ""
 
     def mend(self) -> str:
-        """Start the command again if it has ended, as a supervisor would."""
-        if self.lives:
+        """Start nothing: that is the command's business. Say once if it has ended."""
+        if self.lives or self._ended:
             return ""
+        self._ended = True
         assert self._process is not None
-        code, before = self._process.returncode, self.family()
-        self.start()
-        left = sum(alive(each) for each in before)
-        behind = f", leaving {left} processes" * bool(left)
-        return f"the command ended with code {code}{behind}, and was started again"
+        return f"the command ended with code {self._process.returncode}"
 
     def end(self) -> list[str]:
         """End everything; return what had to be killed."""

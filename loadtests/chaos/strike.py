@@ -24,6 +24,8 @@ CALM_S = 2.0
 WHOLE_S_MAX = 90.0
 MEMORY_BYTES_MAX = 300 << 20
 GAP_S_MAX = 10.0
+ENDED_S_MAX = 60.0
+"""How long a client may take to write its history, on cores that others use."""
 
 
 @dataclass
@@ -88,7 +90,7 @@ def asking(port: int, file: Path, rate: float) -> Iterator[None]:
                 raise BenchError("the client got no answer")
             yield
             client.stdin.close()
-            client.wait(ANSWER_S_MAX + 5)
+            client.wait(ANSWER_S_MAX + ENDED_S_MAX)
         finally:
             client.kill()
 

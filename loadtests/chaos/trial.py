@@ -13,6 +13,8 @@ from loadtests.switching import gaps
 
 GRACE_NS = 50_000_000
 """For so long after a process was killed a client may still send on a connection with it."""
+TOLD_NS = 500_000_000
+"""For so long after it a busy client may take to notice that its connection broke."""
 UNANSWERED = Fate.LOST, Fate.LATE
 
 
@@ -20,16 +22,19 @@ UNANSWERED = Fate.LOST, Fate.LATE
 class Victim:
     """A process that was ended, and the client's ports that it had connections with.
 
-    `from_ns` is when it answered nobody any more, `until_ns` when it was dead.
+    `from_ns` is when it answered nobody any more, `until_ns` when it was dead. Ports are None of several that
+    were all that answered: whatever connection broke by the death of the last was one of theirs.
     """
 
     from_ns: int
     until_ns: int
-    ports: frozenset[int] = frozenset()
+    ports: frozenset[int] | None = frozenset()
 
     def takes(self, asked: Asked) -> bool:
         """Say whether a request was in flight on it."""
         meets = asked.start_ns <= self.until_ns + GRACE_NS and asked.end_ns >= self.from_ns
+        if self.ports is None:
+            return asked.fate is Fate.LOST and meets and asked.end_ns <= self.until_ns + TOLD_NS
         return asked.fate in UNANSWERED and asked.port in self.ports and meets
 
 

@@ -105,7 +105,7 @@ async def serve(upstream: str, defect: Defect) -> None:
 
 
 if __name__ == "__main__":
-    from serving.launch import outlive_nobody
+    from serving.ending import outlive_nobody
 
     outlive_nobody()
     asyncio.run(serve(sys.argv[1], Defect(sys.argv[2])))

@@ -61,7 +61,7 @@ def replica(config: Config, folder: Path, name: str) -> None:
 
 def main(kind: str, folder: Path, *name: str) -> None:
     """Be what was asked for, and end when whoever asked does."""
-    from serving.launch import outlive_nobody
+    from serving.ending import outlive_nobody
 
     outlive_nobody()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.WARNING)

@@ -49,8 +49,8 @@ class Desk:
     ----------
     folder : Path
         The deployment's private folder.
-    admin : socket
-        Where the admin application is to answer; bound and listening.
+    admin : socket, optional
+        Where the admin application is to answer; bound and listening. Without it nobody may `answer`.
     step : callable
         Told before each step of a change.
     """
@@ -59,7 +59,7 @@ class Desk:
         self,
         config: Config,
         folder: Path,
-        admin: socket.socket,
+        admin: socket.socket | None = None,
         step: Callable[[str], None] = lambda _step: None,
     ) -> None:
         self._config = config
@@ -102,6 +102,7 @@ class Desk:
 
         from serving.admin.application import application
 
+        assert self._admin is not None
         host, _ = bound_at(self._admin).rsplit(":", 1)
         folder = control_folder(self._config)
         app = application(

@@ -212,6 +212,30 @@ def test_nothing_else_may(lost: Asked) -> None:
     assert "only requests in flight on what was killed fail" in line
 
 
+ALL_KILLED = replace(KILLED, ports=None)
+
+
+@pytest.mark.parametrize("port", [PORT, PORT + 1])
+def test_what_breaks_by_the_death_of_all_that_answer_was_in_flight_on_them(port: int) -> None:
+    trial = replace(with_request(LOST_ON_IT._replace(port=port)), victims=[ALL_KILLED])
+    assert list(broken(trial)) == []
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        LOST_ON_IT._replace(fate=Fate.LATE, end_ns=BEGAN + 10 * S),
+        LOST_ON_IT._replace(end_ns=BEGAN + 2 * S),
+        LOST_ON_IT._replace(start_ns=BEGAN + 100 * MS, end_ns=BEGAN + 101 * MS),
+        LOST_ON_IT._replace(fate=Fate.REFUSED, port=0),
+    ],
+    ids=["taken by nobody", "lost later", "sent later", "refused"],
+)
+def test_nothing_else_was(failed: Asked) -> None:
+    [line] = broken(replace(with_request(failed), victims=[ALL_KILLED]))
+    assert "only requests in flight on what was killed fail" in line
+
+
 # The client, its history, the shim, the report.
 
 

@@ -22,7 +22,7 @@ from serving.ledger import Ledger, Reason
 from serving.model import Artifact, Batching, ModelConfig, ModelSpec
 from serving.session import Feeds, Stop
 from serving.tick import Tick
-from serving.track import Watchdog
+from serving.track import PERIOD_S, STUCK_S, Watchdog
 from serving.waiting import Waiting
 from serving.wire import DATATYPES, Call, InferRequest, Results, TensorIn, TensorSpec
 
@@ -289,6 +289,51 @@ async def test_a_run_on_the_loop_that_does_not_end_is_stopped_from_outside() -> 
     await endless.done.wait()
     assert isinstance(endless.error, Expired)
     watchdog.stop()
+
+
+class Long(Doubling):
+    """A session that takes for ever on the event loop, and no time elsewhere."""
+
+    def run(self, feeds: Feeds, stop: Stop) -> list[Any]:
+        here = threading.current_thread() is threading.main_thread()
+        self.gate.clear() if here else self.gate.set()
+        return super().run(feeds, stop)
+
+
+@on_loop
+async def test_a_run_that_holds_the_loop_is_stopped_and_begins_anew_in_a_thread_before_its_deadline() -> None:
+    track = Track(inline=True)
+    track.lane._session = track.session = Long()
+    watchdog = Watchdog(lambda: [track.lane])
+    watchdog.start()
+    heard = [track.send(value, rows)[1] for value, rows in ((1, 1), (2, 2), (3, 8))]
+    for each in heard:
+        await each.done.wait()
+    watchdog.stop()
+    assert [each.value[0, 0] for each in heard if each.value is not None] == [2, 4, 6]
+    assert {each.times for each in heard} == {1}
+    assert len(track.session.threads) == 2 and not track.lane.inline
+    assert track.session.batches == [3, 3, 8], "once on the loop, and no other run of that tick"
+    assert track.ledger.snapshot().requests == 3
+    await track.lane.close()
+
+
+@on_loop
+async def test_a_thread_s_run_that_goes_on_beyond_every_deadline_is_stuck() -> None:
+    track = Track(inline=False)
+    track.session.gate.clear()
+    track.session.run = lambda feeds, _: [feeds["x"]] * track.session.gate.wait(30)  # type: ignore[method-assign]
+    heard = track.send(1)[1]
+    await asyncio.sleep(0)
+    while not track.lane._tracks[0].batch.started_ns:  # type: ignore[union-attr]
+        await asyncio.sleep(0.001)
+    said = [
+        track.lane.watch(monotonic_ns(), run_s_max=1.0) for _ in range(round((1 + STUCK_S) / PERIOD_S) + 1)
+    ]
+    assert said[-1].startswith("version=m@1 event=run_stuck run_s=") and not any(said[:-1])
+    track.session.gate.set()
+    await heard.done.wait()
+    await track.lane.close()
 
 
 @on_loop

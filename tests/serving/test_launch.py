@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -98,6 +100,122 @@ def test_what_a_dead_driver_leaves_in_groups_of_their_own_is_gone_when_the_comma
     with pytest.raises(RuntimeError, match="a daemon has died"):
         launch.run(config)
     assert not _lives(int((tmp_path / "pid").read_text()))
+
+
+def _count(tmp_path: Path) -> str:
+    """Return code that counts how often the driver was started, in `count`, and writes its process down."""
+    runs = str(tmp_path / "runs")
+    return (
+        f"open({runs!r}, 'a').write(f'{{os.getpid()}} {{sys.argv[1]}}\\n')\n"
+        f"count = len(open({runs!r}).readlines())\n"
+    )
+
+
+def _runs(tmp_path: Path) -> list[tuple[int, Path]]:
+    runs = tmp_path / "runs"
+    lines = runs.read_text().splitlines(keepends=True) if runs.exists() else []
+    whole = [each.split() for each in lines if each.endswith("\n")]
+    return [(int(pid), Path(folder)) for pid, folder in whole]
+
+
+def test_a_gateway_that_was_ready_and_loses_ray_starts_it_anew_while_connections_wait(
+    monkeypatch, tmp_path, capsys, config
+):
+    """The first driver leaves a child behind, and the second answers what came in between."""
+    _drive(
+        monkeypatch,
+        _count(tmp_path)
+        + "import socket, subprocess; from pathlib import Path; from serving.sockets import fetch\n"
+        "if count == 1:\n"
+        f"    child = subprocess.Popen(['sleep', '60'], process_group=0); go = Path({str(tmp_path / 'go')!r})\n"
+        f"    Path({str(tmp_path / 'child')!r}).write_text(str(child.pid))\n"
+        "    say(event='ready', text='')\n"
+        "    while not go.exists(): time.sleep(0.01)\n"
+        "    say(event='failed', text='a daemon has died'); os._exit(1)\n"
+        "http = fetch(Path(sys.argv[1]), 'http'); http.setblocking(True)\n"
+        "say(event='ready', text='')\n"
+        "line, _ = http.accept(); line.sendall(b'here')\n"
+        "time.sleep(60)",
+    )
+    told: list[tuple[str, ...]] = []
+    lines: list[socket.socket] = []
+
+    def announce(*places: str) -> None:
+        told.append(places)
+        assert [each.url for each in access.running()] == [f"http://{places[3]}"]
+        host, port = places[0].split(":")
+        if len(told) == 1:
+            lines.append(socket.create_connection((host, int(port)), 30))
+            (tmp_path / "go").touch()
+        else:
+            assert lines[0].recv(4) == b"here"
+            assert not _lives(int((tmp_path / "child").read_text()))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    launch.run(config, announce)
+    lines[0].close()
+    assert told[0] == told[1] and len(told) == 2
+    [(_, first), (_, second)] = _runs(tmp_path)
+    assert first != second and not first.exists() and not second.exists()
+    assert "turnout: a daemon has died; Ray is started anew" in capsys.readouterr().out
+
+
+def test_a_gateway_that_does_not_get_ready_again_is_given_up(monkeypatch, tmp_path, config):
+    _drive(
+        monkeypatch,
+        _count(tmp_path) + "if count in (1, 3): say(event='ready', text='')\nos._exit(count)",
+    )
+    monkeypatch.setattr(launch, "PAUSES_S", (0.0, 0.0, 0.01))
+    with pytest.raises(RuntimeError, match="code 6"):
+        launch.run(config)
+    assert len(_runs(tmp_path)) == 6, "once that was not enough, and three times since it was ready"
+
+
+def test_a_mistake_that_is_made_only_anew_is_the_last_word(monkeypatch, tmp_path, config):
+    _drive(
+        monkeypatch,
+        _count(tmp_path)
+        + "say(**(dict(event='ready') if count == 1 else dict(event='mistake', text='no GPU')))",
+    )
+    monkeypatch.setattr(launch, "PAUSES_S", (0.0,))
+    with pytest.raises(ConfigError, match="no GPU"):
+        launch.run(config)
+
+
+def test_a_signal_in_the_pause_between_two_rays_ends_the_command_without_error(monkeypatch, tmp_path, config):
+    _drive(monkeypatch, _count(tmp_path) + "say(event='ready', text='')")
+    monkeypatch.setattr(launch, "PAUSES_S", (60.0,))
+
+    def interrupt() -> None:
+        while not _runs(tmp_path) or _runs(tmp_path)[0][1].exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    beside = threading.Thread(target=interrupt)
+    beside.start()
+    launch.run(config)
+    beside.join()
+    assert len(_runs(tmp_path)) == 1
+
+
+def test_a_signal_while_a_dead_ray_is_tidied_up_leaves_nothing_of_it(monkeypatch, tmp_path, config):
+    _drive(
+        monkeypatch,
+        _count(tmp_path) + "import subprocess; child = subprocess.Popen(['sleep', '60'], process_group=0)\n"
+        f"open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid))\n"
+        "say(event='ready', text=''); os._exit(1)",
+    )
+    tidy = launch.end
+
+    def end(driver: Any, s_max: float) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        tidy(driver, s_max)
+
+    monkeypatch.setattr(launch, "end", end)
+    launch.run(config)
+    [(pid, folder)] = _runs(tmp_path)
+    assert not folder.exists() and not _lives(pid)
+    assert not _lives(int((tmp_path / "child").read_text()))
 
 
 def _lives(pid: int) -> bool:
