@@ -34,8 +34,8 @@ async def aside(work: Callable[..., T], *args: object, nice: bool = True) -> T:
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
-    todo = (loop, done, work, args, nice)
-    threading.Thread(target=_do, args=todo, name="turnout-aside", daemon=True).start()
+    todo = [done, work, args]
+    threading.Thread(target=_do, args=(loop, todo, nice), name="turnout-aside", daemon=True).start()
     try:
         return await done
     finally:
@@ -44,26 +44,28 @@ async def aside(work: Callable[..., T], *args: object, nice: bool = True) -> T:
         del done, todo
 
 
-def _do(
-    loop: asyncio.AbstractEventLoop,
-    done: asyncio.Future[T],
-    work: Callable[..., T],
-    args: tuple[object, ...],
-    nice: bool,
-) -> None:
+def _do(loop: asyncio.AbstractEventLoop, todo: list[Any], nice: bool) -> None:
     if nice and sys.platform == "linux":
         me = (os.PRIO_PROCESS, threading.get_native_id())
         # More than the loop has, which may be 15: Ray starts its workers so. Less is not everybody's to ask.
         os.setpriority(*me, min(os.getpriority(*me) + NICE, 19))
+    done, work, args = todo
+    todo.clear()  # The thread itself holds it until it ends.
     try:
-        outcome: tuple[Callable[..., None], Any] = (done.set_result, work(*args))
+        told = [done, done.set_result, work(*args)]
     except Exception as error:  # noqa: BLE001 - it rises where `aside` is awaited.
-        outcome = (done.set_exception, error)
-    with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
-        loop.call_soon_threadsafe(_tell, done, *outcome)
-    del outcome, done  # As above.
+        told = [done, done.set_exception, error]
+    # On a busy machine this thread may not get to its end for long. From here on it knows no more of what it
+    # did than a list which whoever is told empties: else it would hold a version that was unloaded meanwhile.
+    del done, work, args
+    try:
+        loop.call_soon_threadsafe(_tell, told)
+    except RuntimeError:  # The loop is closed: nobody waits any more.
+        told.clear()
 
 
-def _tell(done: asyncio.Future[T], tell: Callable[[Any], None], result: Any) -> None:
+def _tell(told: list[Any]) -> None:
+    done, tell, result = told
+    told.clear()
     if not done.cancelled():
         tell(result)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from serving.alerts.settings import Alerts, Retraining
+from serving.gpu.settings import Gpu
 from serving.model import Device
 from serving.section import Section
 
@@ -88,7 +89,7 @@ class Limits(Section):
     headers_max: int = Field(100, ge=8, le=1000)
     body_bytes_max: int = Field(64 << 20, ge=1, le=1 << 40)
     """Also the limit of a decompressed body."""
-    bodies_bytes_max: int = Field(512 << 20, ge=1, le=1 << 44)
+    bodies_bytes_max: int = Field(256 << 20, ge=1, le=1 << 44)
     """All request bodies that are in memory at once; beyond it requests are refused with 503."""
     answer_bytes_max: int = Field(256 << 20, ge=1, le=1 << 40)
     chunks_max: int = Field(65536, ge=1, le=1 << 24)
@@ -113,12 +114,14 @@ class Grpc(Section):
 
 
 class SharedMemory(Section):
-    """Tensors in POSIX shared memory of this machine, which a client and this server both open."""
+    """Tensors in memory of this machine that a client and this server both open: POSIX's, or a GPU's."""
 
     enabled: bool = False
     """Whoever reaches the data port may then read and write all memory with the `prefix`."""
     prefix: str = Field("/turnout-", pattern=r"^/[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """What the name of memory begins with that may be registered."""
+    cuda: bool = False
+    """Likewise for memory on a GPU: whoever reaches the data port may have any handle opened."""
     regions_max: int = Field(256, ge=1, le=65536)
     bytes_max: int = Field(4 << 30, ge=1, le=1 << 44)
     """All registered regions together."""
@@ -290,6 +293,7 @@ class Config(Section):
     queue: Queue = Queue()
     batching: Batching = Batching()
     engine: Engine = Engine()
+    gpu: Gpu = Gpu()
     admission: Admission = Admission()
     shadow: Shadow = Shadow()
     drift: Drift = Drift()

@@ -5,6 +5,8 @@ https://github.com/triton-inference-server/server, docs/protocol. What is not li
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from serving.config import Config
 
 ALWAYS = (
@@ -18,11 +20,9 @@ ALWAYS = (
 )
 
 
-def extensions(config: Config, *, memory: bool) -> list[str]:
-    """Return what a gateway of this configuration has, and perhaps shared `memory`."""
-    found = list(ALWAYS)
+def extensions(config: Config, memory: Iterable[str] = ()) -> list[str]:
+    """Return what a gateway of this configuration has, and those kinds of shared `memory`."""
+    found = [*ALWAYS, *memory]
     if config.metrics.enabled:
         found.append("statistics")
-    if memory:
-        found.append("system_shared_memory")
     return sorted(found)

@@ -81,6 +81,8 @@ class Of(StrEnum):
     """The same, as far as it is judged by them."""
     ARM = "arm"
     """What was drawn for a version, or for the baseline that a canary is compared with."""
+    GPU = "gpu"
+    """A GPU that a replica uses."""
 
 
 LABELS = {
@@ -95,6 +97,7 @@ LABELS = {
     Of.LABELLED: ("model", "version", "role"),
     Of.LOSS: ("model", "version", "role"),
     Of.ARM: ("model", "version", "arm"),
+    Of.GPU: ("gpu_uuid",),
 }
 
 
@@ -103,7 +106,7 @@ class Family:
     """A metric: its name, and how its value is read.
 
     `read` gets a reading of what the metric is `of`. It returns a number, or `Buckets`, or, where there is
-    an `over`, a number for each value of that label.
+    an `over`, a number for each value of that label; None where there is nothing to say.
     """
 
     name: str
@@ -136,6 +139,8 @@ class Family:
         value = self.read(subject)
         if isinstance(value, Buckets):
             family.add_metric([*labels], value.counts, value.total)
+        elif value is None:
+            return  # Nothing is known, which is not zero.
         elif self.over:
             for each, number in value.items():
                 family.add_metric([*labels, each], number)

@@ -21,11 +21,14 @@ from serving.config import Config
 from serving.drift.watch import Watch
 from serving.errors import Failed, Invalid, TurnoutError, Unavailable, Unknown, Unsupported
 from serving.evidence.evidence import Evidence
+from serving.gpu.accelerator import Accelerate
+from serving.gpu.placing import Placing
 from serving.labels.recall import Recall
 from serving.layout import Layout
 from serving.log_settings import Logs
 from serving.orders import NO_SUCH_MODEL, Order
 from serving.replay.captures import Captures
+from serving.seats import seats
 from serving.servable import Servable
 from serving.shadow.shadows import Shadows
 from serving.shelf import Shelf
@@ -64,11 +67,20 @@ class Gateway:
         The folder in which a brake is pulled by making a file.
     memory : Memory, optional
         Shared memory, if it is offered.
+    accelerate : Accelerate, optional
+        Puts versions on a device in the place of the real one.
     """
 
-    def __init__(self, config: Config, brakes: Path | None = None, memory: Memory | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        brakes: Path | None = None,
+        memory: Memory | None = None,
+        accelerate: Accelerate | None = None,
+    ) -> None:
         self.config = config
         self.memory = memory
+        self.seats = seats()
         self._loop = asyncio.get_running_loop()
         self.watch = Watch(config.drift, self._follow_again)
         self.labels = Recall(config.labels)
@@ -79,9 +91,12 @@ class Gateway:
             config.queue.requests_max, brakes, changed=self._follow, pages=self.evidence.page
         )
         self._rooms: list[Looks] = [self.shadows, self.watch, self.evidence, self.captures, self.labels]
-        self.shelf = Shelf(config, self._loop, self.traffic.carry)
+        self._placing = Placing(accelerate)
+        self.shelf = Shelf(config, self._loop, self.traffic.carry, self._placing)
         self._timeout_ns_max = int(config.queue.timeout_s_max * 1e9)
-        self._watchdog = Watchdog(lambda: [lane for each in self.shelf.loaded.all() for lane in each.lanes])
+        self._watchdog = Watchdog(
+            lambda: [lane for each in self.shelf.busy for lane in each.lanes], config.queue.timeout_s_max
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._rejoining: set[asyncio.Task[None]] = set()
         self.order: Ask = self._order_here
@@ -114,6 +129,7 @@ class Gateway:
             self.traffic.release(model)
         await self.shadows.close()
         await self.shelf.close()
+        self._placing.close()
         await self.watch.close()
         await self.labels.close()
         self.captures.close()
@@ -273,7 +289,7 @@ class Gateway:
             if self.memory is not None:
                 self.memory.open_all()
             now_ns = monotonic_ns()
-            for servable in self.shelf.loaded.all():
+            for servable in self.shelf.busy:
                 for lane in servable.lanes:
                     lane.expire_running(now_ns)
             self.evidence.sweep(now_ns)

@@ -11,10 +11,10 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from time import monotonic_ns, perf_counter
+from time import monotonic_ns, perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,12 @@ from numpy.typing import NDArray
 from serving.config import Config
 from serving.device import NoDevice, choose, gpus
 from serving.errors import Expired, Failed, Invalid
+from serving.gpu.bound import NoGraphs
+from serving.gpu.kept import Kept, used_on_gpus
+from serving.gpu.placing import Placing
+from serving.gpu.providers import Wanted, wanted
+from serving.gpu.session import DeviceSession
+from serving.gpu.taken import taking
 from serving.model import Artifact, Device, ModelConfig, ModelSpec, Warmup
 from serving.session import Feeds, Session, Stop, open_onnx, reason
 from serving.signature import complete, could_batch, signature
@@ -34,7 +40,11 @@ SIZES_TRIED = (1, 2, 4, 8, 16, 32, 64, 128, 224, 256, 512, 1024)
 """What a dimension that the graph leaves open is set to, until the model accepts it."""
 ELEMENTS_MAX = 1 << 22
 """Of an input, where its open dimensions were chosen here and so might be too large for the model."""
+LOOKS_MAX, LOOK_S = 10, 0.1
+"""How often, and how long apart, it is looked whether memory that is missing comes back."""
 TIMED_RUNS = 5
+ROUGHLY = 1e-2
+"""A device may add up batches of each size in another order, and round products to 10 bits (TF32)."""
 FULL_BATCH_FACTOR = 8
 """A full batch on the loop may take this many times `inline_us_max`: 2.4 ms by default."""
 
@@ -54,14 +64,22 @@ class Prepared:
     full_ns: int
     load_s: float
     memory_bytes: int
+    on_gpu: Mapping[str, int] = field(default_factory=dict)
+    """By how much less of each GPU is free."""
+    device: DeviceSession | None = None
+    """The same on a device, where batches follow each other; it has what fits no batch run by `session`."""
 
     def __str__(self) -> str:
         return f"load_s={self.load_s:.3f} run_us={self.run_ns // 1000} rows_max={self.spec.rows_max}"
 
     def inline(self, inline_us_max: int) -> bool:
         """Say whether runs are short enough for the event loop, full batches included."""
-        limit_ns = inline_us_max * 1000
-        return 0 < self.run_ns <= limit_ns and self.full_ns <= FULL_BATCH_FACTOR * limit_ns
+        return self.device is None and are_short(self.run_ns, self.full_ns, inline_us_max * 1000)
+
+
+def are_short(run_ns: int, full_ns: int, inline_ns_max: int) -> bool:
+    """Say whether runs of one row and of a full batch may execute on the event loop."""
+    return 0 < run_ns <= inline_ns_max and full_ns <= FULL_BATCH_FACTOR * inline_ns_max
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,46 +125,99 @@ def _made_up(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator 
 
 
 def prepare(
-    artifact: Artifact, config: ModelConfig, labels: Mapping[str, tuple[str, ...]], settings: Config
+    artifact: Artifact,
+    config: ModelConfig,
+    labels: Mapping[str, tuple[str, ...]],
+    settings: Config,
+    placing: Placing | None = None,
 ) -> Prepared:
     """Load a version and warm every batch that can be formed for it. Blocking; for the loader's thread.
 
+    Without `placing` batches wait for each other, also where they run on a device.
+
     Raises
     ------
-    TurnoutError, NoDevice, OSError, ValueError
+    TurnoutError, NoDevice, NoRoom, OSError, ValueError
         If the version cannot be served as configured.
     """
+    asked = _asked(config, settings)
+    with taking(asked, artifact) as on_gpu:
+        try:
+            prepared = _prepared(artifact, config, labels, settings, placing, asked)
+        except NoGraphs as error:
+            assert asked is not None
+            if asked.graphs:
+                raise Failed(f"optimization.cuda.graphs: {error}") from None
+            log.warning(
+                "version=%s@%d event=no_cuda_graphs reason=%r", config.name, artifact.version, str(error)
+            )
+            prepared = None
+        if prepared is None:  # Only now: the error had the session that could not be captured.
+            without = asked and replace(asked, graphs=False)
+            prepared = _prepared(artifact, config, labels, settings, placing, without)
+    return replace(prepared, on_gpu=on_gpu)
+
+
+def _prepared(
+    artifact: Artifact,
+    config: ModelConfig,
+    labels: Mapping[str, tuple[str, ...]],
+    settings: Config,
+    placing: Placing | None,
+    asked: Wanted | None,
+) -> Prepared:
     give_back()
     began_s, began_bytes = perf_counter(), resident_bytes()
-    onnx_session = _open(artifact, config, settings)
+    onnx_session = _open(artifact, config, settings, asked)
     inputs, outputs = signature(onnx_session)
     automatic = config.rows_max is None and settings.batching.rows_max > 1 and could_batch(inputs, outputs)
     spec = complete(artifact, config, inputs, outputs, settings.batching.rows_max * automatic, labels)
     session = Session(onnx_session, spec.inputs, spec.outputs)
     run_ns = full_ns = 0
+    inline_ns_max, until_s = settings.engine.inline_us_max * 1000, began_s + settings.admission.deadline_s / 2
     with _within(settings.admission.deadline_s) as stop:
         sample = find_sample(session, spec, stop)
+        accelerate = placing.device(onnx_session) if placing is not None else None
         if automatic:
-            inline_ns_max = settings.engine.inline_us_max * 1000
-            joined = rows_worth_joining(session, spec, sample, inline_ns_max, stop) if sample else 0
+            # On a device larger batches gain, and nobody waits for company (docs/decisions/020).
+            limit_ns = inline_ns_max if accelerate is None else None
+            joined = rows_worth_joining(session, spec, sample, limit_ns, stop) if sample else 0
             spec = complete(artifact, config, inputs, outputs, joined, labels)
-        warm(session, spec, sample, stop, began_s + settings.admission.deadline_s / 2)
-        if sample is not None:
+        device = None
+        if placing is not None and accelerate is not None and sample is not None:
+            device = placing.place(accelerate, onnx_session, session, spec, sample, settings, stop, until_s)
+            device = _unless_short(device, spec.rows_max, inline_ns_max)
+        warm(session, spec, sample if device is None else None, stop, until_s)
+        if device is not None:
+            run_ns, full_ns = device.alone_ns(1), device.alone_ns(spec.rows_max)
+        elif sample is not None:
             run_ns = full_ns = timed(session, sample, 1, stop)
             # An automatic batch was made to fit just now; a second look would let noise decide again.
             if spec.rows_max > 1 and not automatic:
                 full_ns = timed(session, sample, spec.rows_max, stop)
     give_back()
     grown_bytes = max(resident_bytes() - began_bytes, 0)
-    return Prepared(spec, session, run_ns, full_ns, perf_counter() - began_s, grown_bytes)
+    return Prepared(spec, session, run_ns, full_ns, perf_counter() - began_s, grown_bytes, device=device)
 
 
-def _open(artifact: Artifact, config: ModelConfig, settings: Config) -> Any:
-    asked = config.device if config.device is not Device.AUTO else settings.engine.device
-    device = choose(asked, gpus())
-    gpu = config.gpus[0] if config.gpus else 0
+def _unless_short(device: DeviceSession | None, rows_max: int, inline_ns_max: int) -> DeviceSession | None:
+    """Give back the device of a version whose runs may as well execute on the event loop."""
+    if device is None or not are_short(device.alone_ns(1), device.alone_ns(rows_max), inline_ns_max):
+        return device
+    device.close()
+    return None
+
+
+def _asked(config: ModelConfig, settings: Config) -> Wanted | None:
+    """Return how a version is to be opened on a GPU; None for one that is to run on the CPU."""
+    device = config.device if config.device is not Device.AUTO else settings.engine.device
+    return wanted(config, settings) if choose(device, gpus()) is Device.GPU else None
+
+
+def _open(artifact: Artifact, config: ModelConfig, settings: Config, asked: Wanted | None) -> Any:
+    device = Device.CPU if asked is None else Device.GPU
     try:
-        return open_onnx(str(artifact.path), device, settings.engine.threads, config.graph_level, gpu)
+        return open_onnx(str(artifact.path), device, settings.engine.threads, config.graph_level, asked)
     except NoDevice:
         raise
     except Exception as error:
@@ -180,6 +251,17 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def settle(kept: Kept, memory: Sequence[Mapping[str, int]]) -> None:
+    """Give back what an unloaded version left, and see what is missing; `memory` is what the others hold."""
+    for _ in range(LOOKS_MAX):
+        give_back()
+        used = {"cpu": resident_bytes(), **used_on_gpus()}
+        if not kept.over(used, memory):
+            break
+        sleep(LOOK_S)  # Some thread may be late to let go of it.
+    kept.look(used, memory)
+
+
 def resident_bytes() -> int:
     """Return the memory that this process holds; 0 where the system does not say."""
     try:
@@ -210,13 +292,16 @@ def find_sample(session: Session, spec: ModelSpec, stop: Stop) -> Sample | None:
 
 
 def rows_worth_joining(
-    session: Session, spec: ModelSpec, sample: Sample, inline_ns_max: int, stop: Stop
+    session: Session, spec: ModelSpec, sample: Sample, inline_ns_max: int | None, stop: Stop
 ) -> int:
     """Return how many rows to join for a model that does not say; 0 if it is not to be batched.
 
-    Only where two rows together give what they give apart, and only for runs so short that they
-    execute on the loop: a longer one gains nothing by default and would make its first caller wait.
+    Only where two rows together give what they give apart, and, unless `inline_ns_max` is None, only for
+    runs so short that they execute on the loop: a longer one gains nothing by default and would make its
+    first caller wait.
     """
+    if inline_ns_max is None:
+        return spec.rows_max if rows_are_independent(session, sample, stop, ROUGHLY) else 0
     if timed(session, sample, 1, stop) > inline_ns_max or not rows_are_independent(session, sample, stop):
         return 0
     rows = spec.rows_max
@@ -225,8 +310,11 @@ def rows_worth_joining(
     return rows if rows > 1 else 0
 
 
-def rows_are_independent(session: Session, sample: Sample, stop: Stop) -> bool:
-    """Say whether a batch of random rows gives what each row gives alone, within rounding."""
+def rows_are_independent(session: Session, sample: Sample, stop: Stop, within: float = 0.0) -> bool:
+    """Say whether a batch of random rows gives what each row gives alone, within rounding.
+
+    Or, of floats, `within` so much of the largest.
+    """
     rng = np.random.default_rng(7)
     for rows in (2, 3):
         alone = [sample.feeds(1, rng) for _ in range(rows)]
@@ -241,17 +329,20 @@ def rows_are_independent(session: Session, sample: Sample, stop: Stop) -> bool:
             # A shape may follow from values: how many words a string has, say. Then nothing is joined.
             if output.shape[:1] != (rows,) or any(part.shape != (1, *output.shape[1:]) for part in parts):
                 return False
-            if not _alike(output, np.concatenate(parts)):
+            if not _alike(output, np.concatenate(parts), within):
                 return False
     return True
 
 
-def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
+def _alike(one: NDArray[Any], other: NDArray[Any], within: float) -> bool:
     if one.shape != other.shape:
         return False
     if one.dtype.kind in "fV":  # V is bfloat16's kind.
         tolerance = 1e-4 if one.dtype.itemsize > 2 else 2e-2
         wide, wide_other = one.astype(np.float64), other.astype(np.float64)
+        if within:
+            least = within * float(np.nanmax(np.abs(wide), initial=0.0))
+            return bool(np.allclose(wide, wide_other, rtol=0.0, atol=least, equal_nan=True))
         return bool(np.allclose(wide, wide_other, rtol=tolerance, atol=tolerance, equal_nan=True))
     return bool(np.array_equal(one, other))
 

@@ -23,6 +23,9 @@ from serving.config import Config, ConfigError
 from serving.control.link import Link
 from serving.evidence.reading import readings
 from serving.gateway import Gateway
+from serving.gpu.accelerator import Accelerate
+from serving.gpu.nvml import Meter, meter
+from serving.gpu.shared import handles
 from serving.listen_http import Listener
 from serving.log_settings import Logs
 from serving.metrics import Reading, ServerReading, VersionReading, registry
@@ -67,6 +70,8 @@ class Serving:
         The other replicas behind the same sockets, whose counts the metrics then include.
     post : Post, optional
         Where the control is. Without one there is none, and the highest version of each model answers.
+    accelerate : Accelerate, optional
+        Puts versions on a device in the place of the real one.
     """
 
     def __init__(
@@ -77,8 +82,10 @@ class Serving:
         peers: Peers | None = None,
         post: Post | None = None,
         grpc: socket.socket | None = None,
+        accelerate: Accelerate | None = None,
     ) -> None:
         self._config = config
+        self._accelerate = accelerate
         self._http = http
         self._metrics_socket = metrics
         self._grpc = grpc
@@ -89,11 +96,21 @@ class Serving:
         self._gateway: Gateway | None = None
         self._listener: Listener | None = None
         self._rpc: Engine | None = None
+        self._meter: Meter | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether requests are accepted and every live version is servable."""
-        return self._listener is not None and self._gateway is not None and self._gateway.ready
+        """Whether requests are accepted, every live version is servable, and the process is not worn out.
+
+        One that is worn goes on answering until whoever started it replaces it.
+        """
+        gateway = self._gateway
+        return (
+            self._listener is not None
+            and gateway is not None
+            and gateway.ready
+            and not gateway.shelf.kept.worn
+        )
 
     async def start(self, opening: Callable[[], None] = lambda: None) -> None:
         """Get the table, load and warm the models, then accept requests. On the loop that is to serve.
@@ -112,8 +129,9 @@ class Serving:
         tls = tls_context(self._config)
         post = self._post
         brakes = post.brakes if post is not None else None
-        self._gateway = Gateway(self._config, brakes, shared_memory(self._config, post))
+        self._gateway = Gateway(self._config, brakes, shared_memory(self._config, post), self._accelerate)
         self._gateway.watch.start()  # First, because it takes longest until there is somebody who counts.
+        self._meter = meter(self._config)
         total = self.read
         if self._peers is not None:
             self._peers.open(self.read)
@@ -169,13 +187,14 @@ class Serving:
             )
         if self._gateway is None or not self._config.metrics.enabled:
             return Reading({}, server)
+        server += ServerReading(kept_bytes=self._gateway.shelf.kept.bytes)
         shares = self._gateway.traffic.shares()
         versions = {
             (model, version): VersionReading(
                 servable.ledger.snapshot(),
                 servable.pending,
                 servable.queued,
-                {"cpu": servable.memory_bytes},
+                servable.memory,
                 servable.load_s,
                 shares.get((model, version), ShareReading()),
             )
@@ -186,17 +205,19 @@ class Serving:
         losses = self._link.labels.losses if self._link is not None else {}
         labels = self._gateway.labels.reading(losses)
         evidence = readings(self._gateway.evidence.book.everything())
-        return Reading(versions, server, self._gateway.shadows.readings(), drift, evidence, labels)
+        gpus = self._meter.read() if self._meter is not None else {}
+        return Reading(versions, server, self._gateway.shadows.readings(), drift, evidence, labels, gpus)
 
 
 def shared_memory(config: Config, post: Post | None) -> Memory | None:
     """Return the shared memory that the node's replicas offer, None if there is to be none."""
-    if not config.shared_memory.enabled:
+    cuda = handles(config)
+    if not config.shared_memory.enabled and cuda is None:
         return None
     if post is not None:
-        return Memory(config.shared_memory, config.limits, post.folder)
+        return Memory(config.shared_memory, config.limits, post.folder, cuda)
     folder = private_folder()
-    memory = Memory(config.shared_memory, config.limits, folder)
+    memory = Memory(config.shared_memory, config.limits, folder, cuda)
     weakref.finalize(memory, shutil.rmtree, folder, ignore_errors=True)
     return memory
 
@@ -265,10 +286,13 @@ def run(config: Config, announce: Announce | None = None) -> None:
                 http, metrics, admin = map(bound_at, sockets)
                 announce(http, "" if rpc is None else bound_at(rpc), metrics, admin)
 
-        uvloop.run(_serve(serving, opening, ready))
+        uvloop.run(serve(serving, opening, ready))
 
 
-async def _serve(serving: Serving, opening: Callable[[], None], ready: Callable[[], None]) -> None:
+async def serve(
+    serving: Serving, opening: Callable[[], None] = lambda: None, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Serve until SIGINT or SIGTERM."""
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

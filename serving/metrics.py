@@ -17,6 +17,9 @@ from serving.errors import HTTP_STATUS, Failed, TurnoutError
 from serving.evidence import reading as evidence
 from serving.evidence.families import FAMILIES as OF_EVIDENCE
 from serving.family import Family, Kind, Of, buckets, rows_buckets
+from serving.gpu.families import FAMILIES as OF_GPUS
+from serving.gpu.kept import FAMILY as OF_KEPT
+from serving.gpu.reading import GpuReading
 from serving.http2.errors import Code
 from serving.labels.families import FAMILIES as OF_LABELS
 from serving.labels.reading import LabelsReading
@@ -86,6 +89,8 @@ class ServerReading:
     rpc_rejections: Mapping[str, int] = field(default_factory=dict)
     rpc_faults: Mapping[str, int] = field(default_factory=dict)
     """Streams and connections that were ended for what their clients did, by HTTP/2's codes."""
+    kept_bytes: Mapping[str, int] = field(default_factory=dict)
+    """What unloaded versions did not give back, by device."""
 
     def __add__(self, other: ServerReading) -> ServerReading:
         return ServerReading(
@@ -96,6 +101,7 @@ class ServerReading:
             self.rpc_bodies_bytes + other.rpc_bodies_bytes,
             total(self.rpc_rejections, other.rpc_rejections),
             total(self.rpc_faults, other.rpc_faults),
+            total(self.kept_bytes, other.kept_bytes),
         )
 
     def counters(self) -> ServerReading:
@@ -120,6 +126,8 @@ class Reading:
     drift: DriftReading = field(default_factory=DriftReading)
     evidence: evidence.Readings = field(default_factory=dict)
     labels: LabelsReading = field(default_factory=LabelsReading)
+    gpus: Mapping[str, GpuReading] = field(default_factory=dict)
+    """By UUID."""
 
     def __add__(self, other: Reading) -> Reading:
         return Reading(
@@ -129,6 +137,7 @@ class Reading:
             self.drift + other.drift,
             total(self.evidence, other.evidence),
             self.labels + other.labels,
+            total(self.gpus, other.gpus),
         )
 
     def of(self, what: Of) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -158,6 +167,9 @@ class Reading:
                 yield from self.labels.losses.items()
             case Of.ARM:
                 yield from self.evidence.items()
+            case Of.GPU:
+                for uuid, gpu in self.gpus.items():
+                    yield (uuid,), gpu
 
     def to_json(self) -> dict[str, Any]:
         """Return a document of plain values that `from_json` reads back."""
@@ -168,6 +180,7 @@ class Reading:
         shadows = [[*key, each.to_json()] for key, each in self.shadows.items()]
         rest = {"server": asdict(self.server), "shadows": shadows, "drift": self.drift.to_json()}
         rest |= {"evidence": evidence.to_json(self.evidence), "labels": self.labels.to_json()}
+        rest |= {"gpus": {uuid: asdict(each) for uuid, each in self.gpus.items()}}
         return {"versions": versions, **rest}
 
     @classmethod
@@ -185,7 +198,8 @@ class Reading:
         server, drift = ServerReading(**document["server"]), DriftReading.from_json(document["drift"])
         arms = evidence.from_json(document.get("evidence", ()))
         labels = LabelsReading.from_json(document["labels"]) if "labels" in document else LabelsReading()
-        return cls(versions, server, shadows, drift, arms, labels)
+        gpus = {uuid: GpuReading(**each) for uuid, each in document.get("gpus", {}).items()}
+        return cls(versions, server, shadows, drift, arms, labels, gpus)
 
 
 C, G, H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
@@ -344,6 +358,8 @@ FAMILIES: tuple[Family, ...] = (
     *OF_DRIFT,
     *OF_EVIDENCE,
     *OF_LABELS,
+    *OF_GPUS,
+    OF_KEPT,
 )
 
 

@@ -116,6 +116,10 @@ class ModelConfig:
     warmup: tuple[Warmup, ...] = ()
     graph_level: int | None = None
     """Triton's optimization.graph.level: -1 basic, 1 extended, 0 all; None leaves it to ONNX Runtime."""
+    graphs: bool | None = None
+    """Triton's optimization.cuda.graphs; None leaves it to the server's configuration."""
+    tensorrt: dict[str, str] | None = None
+    """Parameters of Triton's accelerator `tensorrt`; None if the file does not ask for it."""
     parameters: dict[str, str] = field(default_factory=dict)
 
 

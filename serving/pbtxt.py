@@ -83,7 +83,8 @@ def _config(said: Any, model: str) -> ModelConfig:
     rows_max = None if said.max_batch_size == UNSAID else said.max_batch_size
     front = (-1,) if rows_max else ()
     group = said.instance_group[0] if said.instance_group else None
-    graph = said.optimization.HasField("graph")
+    optimization = said.optimization
+    graph, accelerators = optimization.HasField("graph"), optimization.execution_accelerators
     return ModelConfig(
         name=model,
         rows_max=rows_max,
@@ -96,7 +97,9 @@ def _config(said: Any, model: str) -> ModelConfig:
         gpus=tuple(group.gpus) if group else (),
         batching=_batching(said.dynamic_batching) if said.HasField("dynamic_batching") else None,
         warmup=tuple(_warmup(each) for each in said.model_warmup),
-        graph_level=said.optimization.graph.level if graph else None,
+        graph_level=optimization.graph.level if graph else None,
+        graphs=optimization.cuda.graphs if optimization.HasField("cuda") else None,
+        tensorrt=next((dict(each.parameters) for each in accelerators.gpu_execution_accelerator), None),
         parameters={key: said.parameters[key].string_value for key in sorted(said.parameters)},
     )
 
@@ -193,6 +196,11 @@ def completed(spec: ModelSpec) -> Any:
         _say_batching(said.dynamic_batching, config.batching)
     if config.graph_level is not None:
         said.optimization.graph.level = config.graph_level
+    if config.graphs is not None:
+        said.optimization.cuda.graphs = config.graphs
+    if config.tensorrt is not None:
+        accelerators = said.optimization.execution_accelerators
+        accelerators.gpu_execution_accelerator.add(name="tensorrt", parameters=config.tensorrt)
     for sample in config.warmup:
         _say_warmup(said.model_warmup.add(), sample, spec)
     return said

@@ -19,13 +19,16 @@ READ: dict[str, Any] = {
     "version_policy": {"latest": {"num_versions": {}}, "all": {}, "specific": {"versions": {}}},
     "input": {"name": {}, "data_type": {}, "dims": {}, "optional": {}},
     "output": {"name": {}, "data_type": {}, "dims": {}, "label_filename": {}},
-    "instance_group": {"count": {}, "kind": {}, "gpus": {}},
+    "instance_group": {"name": {}, "count": {}, "kind": {}, "gpus": {}},
     "dynamic_batching": {
         "preferred_batch_size": {}, "max_queue_delay_microseconds": {}, "preserve_ordering": {},
         "priority_levels": {}, "default_priority_level": {},
         "default_queue_policy": _QUEUE, "priority_queue_policy": _QUEUE,
     },
-    "optimization": {"graph": {"level": {}}, "execution_accelerators": {}, "cuda": {}},
+    "optimization": {
+        "graph": {"level": {}}, "cuda": {"graphs": {}},
+        "execution_accelerators": {"gpu_execution_accelerator": {"name": {}, "parameters": {}}},
+    },
     "model_warmup": {
         "name": {}, "batch_size": {}, "count": {},
         "inputs": {"data_type": {}, "dims": {}, "zero_data": {}, "random_data": {}},
@@ -37,7 +40,6 @@ READ: dict[str, Any] = {
 
 LATER = {
     "response_cache.enable", "input.reshape", "output.reshape", "metric_tags", "model_metrics",
-    "optimization.cuda.graphs", "optimization.execution_accelerators.gpu_execution_accelerator",
     "optimization.execution_accelerators.cpu_execution_accelerator", "model_warmup.inputs.input_data_file",
 }  # fmt: skip
 """Fields that Turnout is going to read."""
@@ -129,7 +131,8 @@ def ignored(said: Any, known: dict[str, Any] = READ, path: str = "", shown: str 
 def _parts(field: Any, value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the messages in a field, each with what tells it from the others of the field."""
     if field.message_type.GetOptions().map_entry:
-        yield from ((f"[{key!r}]", value[key]) for key in value)
+        if field.message_type.fields_by_name["value"].message_type is not None:
+            yield from ((f"[{key!r}]", value[key]) for key in value)
     elif field.is_repeated:
         yield from ((f"[{index}]", part) for index, part in enumerate(value))
     else:

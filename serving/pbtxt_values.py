@@ -13,6 +13,9 @@ INSTANCES_MAX = 64
 LEVELS_MAX = 64
 DELAY_US_MAX = 60_000_000
 WARMUP_RUNS_MAX = 1000
+PRECISIONS = ("FP32", "FP16", "BF16", "INT8")
+WORKSPACE_BYTES_MAX = 1 << 40
+SWITCHES = {"1": True, "true": True, "0": False, "false": False}
 
 
 def mistakes(said: Any, model: str, rows_said: bool) -> Iterator[str]:
@@ -27,12 +30,13 @@ def mistakes(said: Any, model: str, rows_said: bool) -> Iterator[str]:
     for name in ("input", "output"):
         yield from _tensors(name, getattr(said, name))
     yield from _version_policy(said.version_policy)
-    yield from _instances(said.instance_group)
+    yield from _instances(said.instance_group, model)
     if said.HasField("dynamic_batching"):
         yield from _batching(said.dynamic_batching, said.max_batch_size if rows_said else None)
     level = said.optimization.graph.level
     if level not in (-1, 0, 1):
         yield f"optimization.graph.level: {level}; -1 is basic, 1 extended, 0 all optimizations"
+    yield from _accelerators(said.optimization)
     for index, sample in enumerate(said.model_warmup):
         yield from _warmup(f"model_warmup[{index}]", sample, max(1, said.max_batch_size))
 
@@ -82,11 +86,13 @@ def _version_policy(said: Any) -> Iterator[str]:
             pass
 
 
-def _instances(groups: Any) -> Iterator[str]:
+def _instances(groups: Any, model: str) -> Iterator[str]:
     if len(groups) > 1:
         yield f"instance_group: {len(groups)} groups are not supported by Turnout yet; keep one"
     for index, group in enumerate(groups):
         where = f"instance_group[{index}]"
+        if group.name not in ("", model):  # The one name that is told, so that it may be sent back.
+            yield f"{where}.name: {group.name!r}; it is the model's, {model!r}, or none"
         if group.count:
             yield from _within(f"{where}.count", group.count, 1, INSTANCES_MAX)
         if group.kind not in (group.KIND_AUTO, group.KIND_CPU, group.KIND_GPU):
@@ -95,6 +101,37 @@ def _instances(groups: Any) -> Iterator[str]:
             yield f"{where}.gpus: {list(group.gpus)} with KIND_CPU; remove one of the two"
         if any(gpu < 0 for gpu in group.gpus) or len(set(group.gpus)) != len(group.gpus):
             yield f"{where}.gpus: {list(group.gpus)}; expected each GPU's number once"
+
+
+def _accelerators(said: Any) -> Iterator[str]:
+    field = "optimization.execution_accelerators.gpu_execution_accelerator"
+    asked = said.execution_accelerators.gpu_execution_accelerator
+    if len(asked) > 1:
+        yield f"{field}: {len(asked)} of them; Turnout takes one"
+    if asked and said.cuda.graphs:
+        yield "optimization.cuda.graphs: with an accelerator there are none; remove one of the two"
+    for index, each in enumerate(asked):
+        where = f"{field}[{index}]"
+        if each.name != "tensorrt":
+            yield f"{where}.name: {each.name!r}; Turnout has 'tensorrt' alone"
+        for name in sorted(each.parameters):
+            yield from _tensorrt(f"{where}.parameters[{name!r}]", name, each.parameters[name])
+
+
+def _tensorrt(where: str, name: str, value: str) -> Iterator[str]:
+    match name:
+        case "precision_mode":
+            if value not in PRECISIONS:
+                yield f"{where}: {value!r}; one of {', '.join(PRECISIONS)}"
+        case "max_workspace_size_bytes":
+            if not (value.isascii() and value.isdigit() and 0 < int(value) <= WORKSPACE_BYTES_MAX):
+                yield f"{where}: {value!r}; expected a number of bytes up to {WORKSPACE_BYTES_MAX}"
+        case "trt_engine_cache_enable":
+            if value.lower() not in SWITCHES:
+                yield f"{where}: {value!r}; one of {', '.join(SWITCHES)}"
+        case _:
+            known = "precision_mode, max_workspace_size_bytes and trt_engine_cache_enable are"
+            yield f"{where}: not supported by Turnout; {known}"
 
 
 def _batching(said: Any, rows_max: int | None) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,10 @@ class Candidate:
 
     def __str__(self) -> str:
         return f"<{self.name}: {self.reason or f'versions {sorted(self.versions)}'}>"
+
+    def has_any(self, versions: Iterable[str]) -> bool:
+        """Say whether anything lies where one of these would."""
+        return any(os.path.lexists(self.folder / version) for version in versions)
 
 
 def scan(root: Path) -> dict[str, Candidate]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from serving.extensions import extensions
 from serving.gateway import Gateway
 from serving.index import State
 from serving.orders import Order
+from serving.shm.kinds import EXAMPLES, Kind, unoffered
 from serving.shm.memory import Memory
 from serving.target import Resource, Target
 from serving.ways import NOBODY, Origin
@@ -88,7 +90,8 @@ def _ready(asked: Asked) -> Plain:
 
 
 def _server(asked: Asked) -> Plain:
-    listed = extensions(asked.gateway.config, memory=asked.gateway.memory is not None)
+    memory = asked.gateway.memory
+    listed = extensions(asked.gateway.config, memory.kinds if memory is not None else ())
     return _json({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": listed})
 
 
@@ -182,24 +185,24 @@ async def _carried_out(asked: Asked, order: Order) -> Plain:
     return Plain(200)
 
 
-def _memory(asked: Asked) -> Memory:
+def _memory(asked: Asked, kind: Kind) -> Memory:
     if asked.gateway.memory is None:
-        raise Unsupported("this server does not offer system shared memory (shared_memory.enabled)")
+        raise unoffered(kind)
     return asked.gateway.memory
 
 
-def _memory_status(asked: Asked) -> Plain:
-    return _json(_memory(asked).status(asked.target.region))
+def _memory_status(kind: Kind, asked: Asked) -> Plain:
+    return _json(_memory(asked, kind).status(asked.target.region, kind))
 
 
-def _memory_register(asked: Asked) -> Plain:
-    said = _object(asked.body, '{"key": "/turnout-input", "byte_size": 64}')
-    _memory(asked).register(asked.target.region, said)
+def _memory_register(kind: Kind, asked: Asked) -> Plain:
+    memory = _memory(asked, kind)
+    memory.register(asked.target.region, _object(asked.body, EXAMPLES[kind]), kind)
     return Plain(200)
 
 
-def _memory_unregister(asked: Asked) -> Plain:
-    _memory(asked).unregister(asked.target.region)
+def _memory_unregister(kind: Kind, asked: Asked) -> Plain:
+    _memory(asked, kind).unregister(asked.target.region, kind)
     return Plain(200)
 
 
@@ -221,8 +224,10 @@ ANSWERS: dict[Resource, Callable[[Asked], Answer]] = {
     Resource.REPOSITORY_UNLOAD: _unload,
     Resource.TRACE: _not_offered,
     Resource.LOGGING: _logging,
-    Resource.MEMORY_STATUS: _memory_status,
-    Resource.MEMORY_REGISTER: _memory_register,
-    Resource.MEMORY_UNREGISTER: _memory_unregister,
-    Resource.CUDA_MEMORY: _not_offered,
+    Resource.MEMORY_STATUS: partial(_memory_status, Kind.SYSTEM),
+    Resource.MEMORY_REGISTER: partial(_memory_register, Kind.SYSTEM),
+    Resource.MEMORY_UNREGISTER: partial(_memory_unregister, Kind.SYSTEM),
+    Resource.CUDA_STATUS: partial(_memory_status, Kind.CUDA),
+    Resource.CUDA_REGISTER: partial(_memory_register, Kind.CUDA),
+    Resource.CUDA_UNREGISTER: partial(_memory_unregister, Kind.CUDA),
 }

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from serving.aside import aside
 from serving.calls import weight_bytes
 from serving.config import Config
+from serving.gpu.session import SLOTS
 from serving.lane import Lane
 from serving.layout import Layout, bind
 from serving.ledger import Ledger
@@ -33,18 +35,23 @@ class Servable:
     lane : Lane
     apart : Lane or None
         A second one on the same session, for requests whose batches are to be as small as they are few.
+    device : DeviceSession or None
+        That session, where it is on a device.
+    memory : dict of str to int
+        Bytes by device, such as cpu or cuda:0.
     """
 
-    __slots__ = ("_leaving", "apart", "lane", "layouts", "ledger", "load_s", "memory_bytes", "spec")
+    __slots__ = ("_leaving", "apart", "device", "lane", "layouts", "ledger", "load_s", "memory", "spec")
 
     def __init__(self, prepared: Prepared, lane: Lane, ledger: Ledger) -> None:
         self.spec: ModelSpec = prepared.spec
         self.lane = lane
         self.apart: Lane | None = None
         self._leaving: list[Lane] = []
+        self.device = prepared.device
         self.ledger = ledger
         self.load_s = prepared.load_s
-        self.memory_bytes = prepared.memory_bytes
+        self.memory = {"cpu": prepared.memory_bytes, **prepared.on_gpu}
         self.layouts: dict[Call, Layout] = {}
 
     def layout(self, call: Call) -> Layout:
@@ -103,6 +110,9 @@ class Servable:
         await asyncio.gather(self.lane.close(), self.rejoin())
         while self._leaving:
             await asyncio.sleep(LOOK_S)
+        device, self.device = self.device, None
+        if device is not None:
+            await aside(device.close, nice=False)
 
 
 def put_up(
@@ -115,15 +125,17 @@ def put_up(
     """Give what was prepared a lane; what a version has done stays counted when it takes its own place."""
     spec = prepared.spec
     ledger = before.ledger if before is not None else Ledger(LEDGER_ROWS_MAX)
+    device = prepared.device
     inline = prepared.inline(settings.engine.inline_us_max)
     lane = Lane(
         loop,
         tick,
         spec,
-        prepared.session,
+        device or prepared.session,
         ledger if settings.metrics.enabled else None,
         Waiting(spec.config.batching, spec.rows_max, settings.queue.requests_max),
         settings.engine.inline_us_max * 1000 if inline else 0,
-        spec.config.instances,
+        SLOTS if device is not None else spec.config.instances,
+        device,
     )
     return Servable(prepared, lane, ledger)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -17,6 +15,8 @@ from serving.aside import aside
 from serving.config import Config
 from serving.device import NoDevice
 from serving.errors import TurnoutError
+from serving.gpu.kept import Kept
+from serving.gpu.placing import Placing
 from serving.index import UNLOADED, Index, Standing, State, forget, note
 from serving.keeping import Keeping
 from serving.loader import Prepared
@@ -59,6 +59,8 @@ class Shelf:
     ----------
     carry : callable
         Told whenever other versions can answer than before, on the event loop.
+    placing : Placing, optional
+        Puts versions on their devices.
     """
 
     def __init__(
@@ -66,10 +68,11 @@ class Shelf:
         config: Config,
         loop: asyncio.AbstractEventLoop,
         carry: Callable[[Mapping[str, Mapping[str, Servable]]], None] = lambda _servables: None,
+        placing: Placing | None = None,
     ) -> None:
         self.config = config
         self._loop = loop
-        self._carry = carry
+        self._carry, self._placing = carry, placing
         self.keeping = Keeping()
         """What must be here whatever the models' own policies say."""
         self._tick = Tick(loop)
@@ -81,6 +84,8 @@ class Shelf:
         self._store = Store(where.state, limits.file_bytes_max, repository=where.path)
         self._changing = asyncio.Lock()
         self._failures = Failures()
+        self._leaving: list[Servable] = []
+        self.kept = Kept(config.gpu.leak_bytes_max)
 
     def __repr__(self) -> str:
         models = ", ".join(
@@ -88,6 +93,11 @@ class Shelf:
             for name, versions in self.loaded.servables.items()
         )
         return f"<Shelf {models or 'empty'}>"
+
+    @property
+    def busy(self) -> list[Servable]:
+        """Every version that has or may get something to do, those that are taken down included."""
+        return [*self.loaded.all(), *self._leaving]
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -147,7 +157,7 @@ class Shelf:
         """Drop what neither policy nor route needs, and of the rest what is beyond its budget."""
         async with self._changing:
             loaded = {
-                (model, version): servable.memory_bytes
+                (model, version): sum(servable.memory.values())
                 for model, versions in self.loaded.servables.items()
                 for version, servable in versions.items()
             }
@@ -181,7 +191,7 @@ class Shelf:
             labels = await self._in_loader(read_labels, candidate.folder, config)
         except (ValueError, OSError) as error:
             self._note(name, "", State.UNAVAILABLE, _words(error))
-            return None if _any_in(candidate.folder, self._served(name)) else Plan(name, ModelConfig(name))
+            return None if candidate.has_any(self._served(name)) else Plan(name, ModelConfig(name))
         self.index.get(name, {}).pop("", None)
         for version, fault in candidate.faults.items():
             self._note(name, str(version), State.UNAVAILABLE, fault)
@@ -327,7 +337,8 @@ class Shelf:
 
     async def _prepared(self, plan: Plan, artifact: Artifact) -> Prepared | None:
         try:
-            return await self._in_loader(loader.prepare, artifact, plan.config, plan.labels, self.config)
+            what = artifact, plan.config, plan.labels, self.config, self._placing
+            return await self._in_loader(loader.prepare, *what)
         except (TurnoutError, NoDevice, OSError, ValueError, RuntimeError, MemoryError) as error:
             self._lose(plan, artifact, _words(error) or "it needs more memory than there is")
             return None
@@ -341,9 +352,13 @@ class Shelf:
 
     async def _release(self, servable: Servable) -> None:
         """Finish a version's requests, then free its session."""
-        await servable.close()
+        self._leaving.append(servable)
+        try:
+            await servable.close()
+        finally:
+            self._leaving.remove(servable)
         servable.layouts.clear()
-        await self._in_loader(loader.give_back)
+        await self._in_loader(loader.settle, self.kept, [each.memory for each in self.loaded.all()])
 
     def _publish(self, model: str, version: str, servable: Servable | None) -> None:
         """Swap in a table and servables with this version added, or taken away."""
@@ -378,10 +393,6 @@ class Shelf:
     async def _in_loader(self, work: Callable[..., T], *args: object) -> T:
         # The threads of a run that ONNX Runtime makes inherit the niceness of the one that opens it.
         return await aside(work, *args, nice=self.config.engine.threads == 1)
-
-
-def _any_in(folder: Path, names: Iterable[str]) -> bool:
-    return any(os.path.lexists(folder / name) for name in names)
 
 
 def _words(error: Exception) -> str:

@@ -31,7 +31,9 @@ class Resource(StrEnum):
     MEMORY_STATUS = "system_shared_memory_status"
     MEMORY_REGISTER = "system_shared_memory_register"
     MEMORY_UNREGISTER = "system_shared_memory_unregister"
-    CUDA_MEMORY = "cuda_shared_memory"
+    CUDA_STATUS = "cuda_shared_memory_status"
+    CUDA_REGISTER = "cuda_shared_memory_register"
+    CUDA_UNREGISTER = "cuda_shared_memory_unregister"
     NOWHERE = "nowhere"
     """No resource at all: the request's problem says why."""
 
@@ -70,7 +72,9 @@ ALLOW: dict[Resource, str] = {
     Resource.MEMORY_STATUS: _READ,
     Resource.MEMORY_REGISTER: _WRITE,
     Resource.MEMORY_UNREGISTER: _WRITE,
-    Resource.CUDA_MEMORY: _BOTH,
+    Resource.CUDA_STATUS: _READ,
+    Resource.CUDA_REGISTER: _WRITE,
+    Resource.CUDA_UNREGISTER: _WRITE,
 }
 """The methods of each resource, as the Allow header lists them."""
 
@@ -84,6 +88,8 @@ _OF_SERVER: dict[tuple[str, ...], Resource] = {
     ("logging",): Resource.LOGGING,
     ("systemsharedmemory", "status"): Resource.MEMORY_STATUS,
     ("systemsharedmemory", "unregister"): Resource.MEMORY_UNREGISTER,
+    ("cudasharedmemory", "status"): Resource.CUDA_STATUS,
+    ("cudasharedmemory", "unregister"): Resource.CUDA_UNREGISTER,
 }
 _OF_MODEL: dict[tuple[str, ...], Resource] = {
     (): Resource.MODEL_METADATA,
@@ -97,10 +103,13 @@ _OF_REPOSITORY: dict[str, Resource] = {
     "unload": Resource.REPOSITORY_UNLOAD,
 }
 
-_OF_REGION: dict[str, Resource] = {
-    "status": Resource.MEMORY_STATUS,
-    "register": Resource.MEMORY_REGISTER,
-    "unregister": Resource.MEMORY_UNREGISTER,
+_OF_REGION: dict[tuple[str, str], Resource] = {
+    ("systemsharedmemory", "status"): Resource.MEMORY_STATUS,
+    ("systemsharedmemory", "register"): Resource.MEMORY_REGISTER,
+    ("systemsharedmemory", "unregister"): Resource.MEMORY_UNREGISTER,
+    ("cudasharedmemory", "status"): Resource.CUDA_STATUS,
+    ("cudasharedmemory", "register"): Resource.CUDA_REGISTER,
+    ("cudasharedmemory", "unregister"): Resource.CUDA_UNREGISTER,
 }
 
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -161,10 +170,8 @@ def _locate(segments: tuple[str, ...]) -> Target:
             return Target(_OF_MODEL[tuple(rest)], model_named(model))
         case ["repository", "models", model, verb] if verb in _OF_REPOSITORY:
             return Target(_OF_REPOSITORY[verb], model_named(model))
-        case ["systemsharedmemory", "region", region, verb] if verb in _OF_REGION:
-            return Target(_OF_REGION[verb], region=region)
-        case ["cudasharedmemory", _, *_]:
-            return Target(Resource.CUDA_MEMORY)
+        case [kind, "region", region, verb] if (kind, verb) in _OF_REGION:
+            return Target(_OF_REGION[kind, verb], region=region)
     raise Unknown(
         f"no resource {_shown('/'.join(('/v2', *segments)))}; "
         "a model answers at /v2/models/NAME[/versions/N][/infer|/ready|/config|/stats]"

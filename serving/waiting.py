@@ -7,7 +7,7 @@ docs/user_guide/batcher.md. A value in, a decision out: no clock, no loop, no th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from serving.errors import Overloaded
@@ -90,8 +90,11 @@ class Waiting:
     def _policy_of(self, index: int) -> QueuePolicy:
         return self._policy.priority_policies.get(index + 1, self._policy.default_policy)
 
-    def take(self, now_ns: int) -> list[InferRequest]:
-        """Remove and return the requests of the next run; none if it is worth waiting for more."""
+    def take(self, now_ns: int, limit: Callable[[InferRequest], int] | None = None) -> list[InferRequest]:
+        """Remove and return the requests of the next run; none if it is worth waiting for more.
+
+        `limit` says of the first of them how many rows it may share a run with, itself included.
+        """
         for level in self._levels:
             while level and level[0].dropped:
                 level.popleft()
@@ -99,13 +102,14 @@ class Waiting:
         first = next((level[0] for level in self._levels if level), None)
         if first is None:
             return []
-        chosen = self._cut(self._company(first), now_ns)
+        rows_max = self.rows_max if limit is None else min(self.rows_max, limit(first))
+        chosen = self._cut(self._company(first, rows_max), rows_max, now_ns)
         self._remove(chosen)
         return chosen
 
-    def _company(self, first: InferRequest) -> list[InferRequest]:
+    def _company(self, first: InferRequest, rows_max: int) -> list[InferRequest]:
         """Return the requests that could run with the `first`, it included, up to `rows_max` rows."""
-        if first.layout.key is None or self.rows_max < 2:
+        if first.layout.key is None or rows_max < 2:
             return [first]
         company: list[InferRequest] = []
         rows = 0
@@ -114,7 +118,7 @@ class Waiting:
             for request in level:
                 scanned += 1
                 if request.layout.key == first.layout.key and not request.dropped:
-                    if company and rows + request.layout.rows > self.rows_max:
+                    if company and rows + request.layout.rows > rows_max:
                         return company  # A smaller one behind it would overtake.
                     company.append(request)
                     rows += request.layout.rows
@@ -122,16 +126,16 @@ class Waiting:
                     return company
         return company
 
-    def _cut(self, company: list[InferRequest], now_ns: int) -> list[InferRequest]:
+    def _cut(self, company: list[InferRequest], rows_max: int, now_ns: int) -> list[InferRequest]:
         """Return the part of `company` to run now: a preferred size, or all when waiting is over."""
         rows, best = 0, 0
         for position, request in enumerate(company, 1):
             rows += request.layout.rows
             if rows in self._preferred:
                 best = position
-        if company[0].layout.key is None or (rows >= self.rows_max and not best):
+        if company[0].layout.key is None or (rows >= rows_max and not best):
             return company
-        if self._policy.delay_us and rows < self._full:
+        if self._policy.delay_us and rows < min(self._full, rows_max):
             waited_ns = now_ns - min(request.arrived_ns for request in company)
             return company if waited_ns >= self._policy.delay_us * 1000 else []
         return company[:best] if best else company

@@ -13,9 +13,11 @@ from typing import Any, Self, TypeVar
 import uvloop
 
 from serving import config
+from serving.gpu.accelerator import Accelerate
 from serving.local import Serving
 from serving.rpc.engine import bind
 from serving.sockets import bound_at, listen
+from tests import admitted
 
 T = TypeVar("T")
 READY_S_MAX = 60.0
@@ -31,6 +33,8 @@ class Running:
         Further sections of the configuration.
     ready_s_max : float
         How long it may take to start: thousands of models are admitted one after the other.
+    accelerate : Accelerate, optional
+        Puts versions on a device.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Running:
         state: Path,
         settings: dict[str, dict[str, Any]] | None = None,
         ready_s_max: float = READY_S_MAX,
+        accelerate: Accelerate | None = None,
     ) -> None:
         self._ready_s_max = ready_s_max
         document: dict[str, dict[str, Any]] = {key: dict(value) for key, value in (settings or {}).items()}
@@ -54,7 +59,7 @@ class Running:
         rpc = bind(self.config)
         self.grpc = bound_at(rpc) if rpc is not None else ""
         self._loop = uvloop.new_event_loop()
-        self._serving = Serving(self.config, *self._sockets, grpc=rpc)
+        self._serving = Serving(self.config, *self._sockets, grpc=rpc, accelerate=accelerate)
         self._thread = threading.Thread(target=self._run, name="running-gateway", daemon=True)
         self._drained = False
 
@@ -100,6 +105,7 @@ class Running:
             self.do(self._serving.drain())
 
     def __enter__(self) -> Self:
+        admitted.lend(self.config.repository.state)
         self._thread.start()
         self.do(self._serving.start())
         return self
@@ -110,6 +116,7 @@ class Running:
         self.drain()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        admitted.keep(self.config.repository.state)
 
     def connect(self, timeout_s: float = 10.0) -> socket.socket:
         """Open a plain connection."""

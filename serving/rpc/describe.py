@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import Any
 
@@ -113,6 +114,23 @@ def _memory_unregister(gateway: Gateway, request: Any, _peer: Origin) -> Any:
     return v2.SystemSharedMemoryUnregisterResponse()
 
 
+def _cuda_status(gateway: Gateway, request: Any, _peer: Origin) -> Any:
+    listed = _of_region(gateway, Resource.CUDA_STATUS, request.name)
+    return v2.CudaSharedMemoryStatusResponse(regions={each["name"]: each for each in listed})
+
+
+def _cuda_register(gateway: Gateway, request: Any, _peer: Origin) -> Any:
+    handle = {"b64": base64.b64encode(request.raw_handle).decode()}
+    asked = {"raw_handle": handle, "device_id": request.device_id, "byte_size": request.byte_size}
+    _of_region(gateway, Resource.CUDA_REGISTER, request.name, orjson.dumps(asked))
+    return v2.CudaSharedMemoryRegisterResponse()
+
+
+def _cuda_unregister(gateway: Gateway, request: Any, _peer: Origin) -> Any:
+    _of_region(gateway, Resource.CUDA_UNREGISTER, request.name)
+    return v2.CudaSharedMemoryUnregisterResponse()
+
+
 def _model_statistics(gateway: Gateway, request: Any, peer: Origin) -> Any:
     model, version = _addressed(request) if request.name or request.version else ("", "")
     return _counted(resources.answer(gateway, Target(Resource.MODEL_STATS, model, version), b"", peer))
@@ -163,9 +181,9 @@ HANDLERS: dict[str, Handler] = {
     "SystemSharedMemoryStatus": _memory_status,
     "SystemSharedMemoryRegister": _memory_register,
     "SystemSharedMemoryUnregister": _memory_unregister,
-    "CudaSharedMemoryStatus": _as_over_http(Resource.CUDA_MEMORY),
-    "CudaSharedMemoryRegister": _as_over_http(Resource.CUDA_MEMORY),
-    "CudaSharedMemoryUnregister": _as_over_http(Resource.CUDA_MEMORY),
+    "CudaSharedMemoryStatus": _cuda_status,
+    "CudaSharedMemoryRegister": _cuda_register,
+    "CudaSharedMemoryUnregister": _cuda_unregister,
     "TraceSetting": _as_over_http(Resource.TRACE),
     "LogSettings": _log_settings,
 }

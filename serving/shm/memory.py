@@ -14,8 +14,9 @@ from serving import elements
 from serving.codec_binary import payload
 from serving.config import Limits, SharedMemory
 from serving.errors import Invalid, TooLarge, TurnoutError, Unavailable, Unknown
-from serving.expect import JsonObject, string, whole
-from serving.shm.region import Entry, Region, find, find_again, key_named
+from serving.expect import JsonObject
+from serving.shm.kinds import Kind, Shared, Source, unoffered
+from serving.shm.region import Files
 from serving.shm.register import NONE, Register
 from serving.slots import Slots
 from serving.wire import InferRequest, Reply, Results, Window
@@ -26,27 +27,40 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 class Memory:
-    """The system shared memory of one replica. On the event loop, but for `Loan.__del__`.
+    """The shared memory of one replica. On the event loop, but for `Loan.__del__`.
 
     Parameters
     ----------
     folder : Path
         The deployment's private one, in which the replicas of a node share what is registered.
+    cuda : Source, optional
+        Memory on a GPU, if that is offered.
     """
 
-    def __init__(self, config: SharedMemory, limits: Limits, folder: Path) -> None:
-        self._prefix = config.prefix
+    def __init__(
+        self, config: SharedMemory, limits: Limits, folder: Path, cuda: Source | None = None
+    ) -> None:
+        self._sources: dict[Kind, Source] = {}
+        if config.enabled:
+            self._sources[Kind.SYSTEM] = Files(config.prefix)
+        if cuda is not None:
+            self._sources[Kind.CUDA] = cuda
         self._limits = limits
         self._register = Register(folder, config.regions_max, config.bytes_max)
         self._entries = self._register.entries()
-        self._regions: dict[str, Region] = {}
+        self._regions: dict[str, Shared] = {}
         self._tried = NONE
         self._slots = Slots()
         self._lent_bytes = 0
         self.returned: list[int] = []
         """What loans had that are over: any thread may be the last to hold one."""
 
-    def register(self, name: str, asked: JsonObject) -> None:
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Which kinds of memory are offered."""
+        return tuple(self._sources)
+
+    def register(self, name: str, asked: JsonObject, kind: Kind = Kind.SYSTEM) -> None:
         """Register a region, for all replicas of the node.
 
         Raises
@@ -54,37 +68,32 @@ class Memory:
         Invalid, TooLarge
             If there is no such memory, it is not to be used, or there is too much already.
         """
-        offset = whole(asked, "offset", "$") if asked.get("offset") is not None else 0
-        size_bytes = whole({"byte_size": 0, **asked}, "byte_size", "$")
-        if not size_bytes:
-            raise Invalid("expected a region of 1 byte or more - at `$.byte_size`")
-        key = string(asked, "key", "$")
-        key_named(key, self._prefix)
-        region = find(Entry(named(name), key, offset, size_bytes), self._prefix)
+        source = self._source(kind)
+        region = source.find(source.asked(named(name), asked))
         self._register.add(region.entry)
         self._look()
         self._regions[name] = region
 
-    def unregister(self, name: str) -> None:
-        """Forget a region, or all without a name; requests under way keep what they have of it."""
-        self._register.remove(named(name) if name else "")
+    def unregister(self, name: str, kind: Kind = Kind.SYSTEM) -> None:
+        """Forget a region, or all of a kind without a name; requests under way keep what they have of it."""
+        self._source(kind)
+        self._register.remove(named(name) if name else "", kind)
         self._look()
 
-    def status(self, name: str) -> list[dict[str, Any]]:
-        """Say what is registered: one region, or all.
+    def status(self, name: str, kind: Kind = Kind.SYSTEM) -> list[dict[str, Any]]:
+        """Say what is registered: one region, or all of a kind.
 
         Raises
         ------
         Unknown
             If there is none of that name.
         """
+        source = self._source(kind)
         self._look()
-        if name and name not in self._entries:
+        found = [each for each in self._entries.values() if each.kind is kind and name in ("", each.name)]
+        if name and not found:
             raise Unknown(f"no region {name!r} is registered")
-        return [
-            {"name": each.name, "key": each.key, "offset": each.offset, "byte_size": each.size_bytes}
-            for each in (self._entries.values() if not name else [self._entries[name]])
-        ]
+        return [source.shown(each) for each in found]
 
     def open_all(self) -> None:
         """Open what was registered elsewhere, before its name is taken from it, and let go of the rest."""
@@ -139,18 +148,24 @@ class Memory:
         self._regions.clear()
         self._register.close()
 
-    def _checked(self, window: Window) -> Region:
+    def _checked(self, window: Window) -> Shared:
         region = self._region(window.region)
-        region.check(window)
+        region.entry.check(window)
         return region
 
-    def _region(self, name: str) -> Region:
+    def _region(self, name: str) -> Shared:
         region = self._regions.get(name)
         if region is None:
             if name not in self._entries:
                 raise Invalid(f"no region {name!r} is registered")
-            region = self._regions[name] = find_again(self._entries[name], self._prefix)
+            entry = self._entries[name]
+            region = self._regions[name] = self._source(entry.kind).find_again(entry)
         return region
+
+    def _source(self, kind: Kind) -> Source:
+        if kind not in self._sources:
+            raise unoffered(kind)
+        return self._sources[kind]
 
     def _look(self) -> None:
         """Let go of regions that are no longer registered, here or by another replica."""
@@ -172,7 +187,7 @@ class Loan:
     __slots__ = ("_memory", "_reply", "_size_bytes", "_targets")
 
     def __init__(
-        self, memory: Memory, reply: Reply, targets: dict[str, tuple[Window, Region]], size_bytes: int
+        self, memory: Memory, reply: Reply, targets: dict[str, tuple[Window, Shared]], size_bytes: int
     ) -> None:
         self._memory = memory
         self._reply = reply

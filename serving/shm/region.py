@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import weakref
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from serving.errors import Invalid
+from serving.expect import JsonObject, string, whole
 from serving.regular import Refusal, check_regular, irregular
+from serving.shm.kinds import Entry, size_asked
 from serving.shm.mapping import Mapping
 from serving.wire import Window
 
@@ -21,17 +23,6 @@ OPENED = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 KEY_BYTES_MAX = 200
 BLOCK_BYTES = 512
 """What `st_blocks` counts in."""
-
-
-class Entry(NamedTuple):
-    """A region as it was registered, and which file that was: another may take its name."""
-
-    name: str
-    key: str
-    offset: int
-    size_bytes: int
-    device: int = 0
-    inode: int = 0
 
 
 class Region:
@@ -48,14 +39,6 @@ class Region:
     def __repr__(self) -> str:
         about = self.entry
         return f"<Region {about.name}: {about.size_bytes} bytes of {about.key} from {about.offset}>"
-
-    def check(self, window: Window) -> None:
-        """Refuse a window that is not all within this region."""
-        if window.offset + window.size_bytes > self.entry.size_bytes:
-            raise Invalid(
-                f"region {self.entry.name!r} has {self.entry.size_bytes} bytes; the request means "
-                f"{window.size_bytes} of them from {window.offset} on"
-            )
 
     def read(self, window: Window, room: memoryview | None = None) -> bytes | memoryview:
         """Return what is in a window that was checked: a copy, in the slot `room` if there is one."""
@@ -98,6 +81,33 @@ class Region:
 
     def _cut_short(self) -> Invalid:
         return Invalid(f"the memory of region {self.entry.name!r} was cut short since it was registered")
+
+
+class Files:
+    """The system's shared memory, whose names begin with a prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def asked(self, name: str, asked: JsonObject) -> Entry:
+        """Return the region that a request asks to have registered."""
+        offset = whole(asked, "offset", "$") if asked.get("offset") is not None else 0
+        size_bytes = size_asked(asked)
+        key = string(asked, "key", "$")
+        key_named(key, self._prefix)
+        return Entry(name, key, offset, size_bytes)
+
+    def find(self, entry: Entry) -> Region:
+        """Open the memory that is to be registered."""
+        return find(entry, self._prefix)
+
+    def find_again(self, entry: Entry) -> Region:
+        """Open the memory that was registered elsewhere on this node."""
+        return find_again(entry, self._prefix)
+
+    def shown(self, entry: Entry) -> dict[str, Any]:
+        """Return what the status of a region says."""
+        return {"name": entry.name, "key": entry.key, "offset": entry.offset, "byte_size": entry.size_bytes}
 
 
 def key_named(key: str, prefix: str) -> str:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import orjson
 
 from serving.errors import Invalid, TooLarge
-from serving.shm.region import Entry
+from serving.shm.kinds import Entry, Kind
 
 FILE, LOCK = "regions.json", "regions.lock"
 NONE: Mapping[str, Entry] = MappingProxyType({})
@@ -76,11 +76,15 @@ class Register:
                 raise TooLarge(f"regions have {self._bytes_max} bytes together (shared_memory.bytes_max)")
             self._write({**entries, entry.name: entry})
 
-    def remove(self, name: str) -> None:
-        """Forget a region, or all of them without a name; as in Triton it need not be there."""
+    def remove(self, name: str, kind: Kind = Kind.SYSTEM) -> None:
+        """Forget a region of a kind, or all of it without a name; as in Triton it need not be there."""
         with self._held():
             entries = dict(self.entries())
-            kept = {key: entry for key, entry in entries.items() if name and key != name}
+            kept = {
+                key: entry
+                for key, entry in entries.items()
+                if entry.kind is not kind or (name and key != name)
+            }
             if len(kept) < len(entries):
                 self._write(kept)
 

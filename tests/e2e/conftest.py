@@ -19,6 +19,8 @@ from onnx import TensorProto, helper
 
 START_S_MAX = 90.0
 """Ray starts within 15 s on two cores that have nothing else to do; tests may share them."""
+LEAK_BYTES_MAX = 96 << 20
+"""More than a replica grows by in these tests between one version that is unloaded and the next."""
 REPLICA = "ray::ServeReplica:turnout:Gateway"
 CONTROL = "ray::ServeReplica:turnout-control:Control"
 
@@ -37,7 +39,7 @@ class Served:
             f'[server]\nhttp = "127.0.0.1:{self.http}"\nmetrics = "127.0.0.1:{self.metrics}"\n'
             f'grpc = "127.0.0.1:{self.grpc}"\nadmin = "127.0.0.1:{self.admin}"\n'
             f'[repository]\npath = "{self.models}"\nstate = "{folder / "state"}"\n'
-            "[ray]\nhealth_s = 0.5\n"
+            f"[ray]\nhealth_s = 0.5\n[gpu]\nleak_bytes_max = {LEAK_BYTES_MAX}\n"
         )
         self._command = [sys.executable, "-m", "serving.cli", "serve", "--config", str(config)]
         self._process: psutil.Popen | None = None

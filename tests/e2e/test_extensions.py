@@ -22,6 +22,7 @@ from serving.access import control_folder, token
 from serving.config import Config, parse
 from serving.extensions import extensions
 from serving.log_settings import LogSettings, document
+from serving.shm.kinds import Kind
 from tests.e2e import asking, talking_rpc
 from tests.e2e.asking import same
 from tests.e2e.talking_rpc import ENGINES
@@ -121,8 +122,8 @@ def test_the_extensions_that_are_listed_are_those_that_there_are(running: Runnin
 def test_the_page_lists_the_extensions_that_there_can_be(root: Path) -> None:
     page = (root / "docs" / "reference" / "extensions.md").read_text()
     listed = re.findall(r"^\| `([a-z_]+)` \| (?:always|with `[a-z_.]+`) \|", page, re.MULTILINE)
-    assert listed == extensions(Config(), memory=True)
-    assert "statistics" not in extensions(parse({"metrics": {"enabled": False}}), memory=True)
+    assert listed == extensions(Config(), Kind)
+    assert "statistics" not in extensions(parse({"metrics": {"enabled": False}}), Kind)
     settings = re.findall(r"^\| `(log_\w+)` \| `(.*?)` \|", page, re.MULTILINE)
     assert {name: json.loads(value) for name, value in settings} == document(LogSettings())
 

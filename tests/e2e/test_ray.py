@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import queue
@@ -16,6 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +34,7 @@ from tritonclient.utils import InferenceServerException
 from serving import access, config
 from tests.e2e import talking_rpc
 
-from .conftest import Served
+from .conftest import LEAK_BYTES_MAX, Served
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -308,6 +310,40 @@ def test_a_model_is_unloaded_and_loaded_on_ray(served: Served) -> None:
     assert _route(served).endswith(";static")
 
 
+@contextlib.contextmanager
+def _held_back(port: int, count: int, size: int) -> Iterator[None]:
+    """Make the gateway hold so many bodies that are not complete: memory that looks as if it had leaked."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            line = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            head = f"POST /v2/models/twice/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {size + 1}\r\n\r\n"
+            line.sendall(head.encode() + bytes(size))
+        yield
+
+
+def _reload(served: Served) -> None:
+    token = access.token(access.control_folder(config.load(served.config)))
+    for verb in ("unload", "load"):
+        at = f"http://127.0.0.1:{served.http}/v2/repository/models/twice/{verb}"
+        headers = {"Authorization": f"Bearer {token}"}
+        with urllib.request.urlopen(urllib.request.Request(at, b"", headers), timeout=60) as got:
+            assert got.status == 200
+
+
+def test_a_replica_that_does_not_get_its_memory_back_is_replaced_and_no_request_fails(served: Served) -> None:
+    [old] = served.replicas()
+    _reload(served)  # Now it is known what a replica is without its versions.
+    with _held_back(served.http, 3, LEAK_BYTES_MAX // 2):
+        _reload(served)
+    with Load(served.http) as load:
+        _wait(lambda: not old.is_running())
+        before = load.answered
+        _wait(lambda: load.answered > before + 50)
+    assert load.failures == []
+    [new] = served.replicas()
+    assert new.pid != old.pid
+
+
 def test_the_control_logs_what_a_replica_was_told_to_log(served: Served) -> None:
     out = Path(f"/proc/{served.control().pid}/fd/2").resolve()
 
@@ -397,6 +433,25 @@ def test_a_rollout_goes_through_on_ray_though_the_control_is_killed_in_the_middl
     _wait(promoted, 90)
     audit = served.turnout("audit", "recompute")
     assert audit.returncode == 0, audit.stdout + audit.stderr
+
+
+def test_when_ray_dies_the_command_starts_it_anew_and_nobody_is_refused_meanwhile(served: Served) -> None:
+    before = served.processes()[1:]
+    [daemon] = [each for each in served.processes() if each.name() == "gcs_server"]
+    revision = json.loads(served.turnout("status", "--json").stdout)["revision"]
+    ready = served.log.count("turnout: ready")
+    daemon.kill()
+    with Load(served.http) as load:
+        _wait(lambda: served.log.count("turnout: ready") > ready, 120)
+        there = load.answered
+        _wait(lambda: load.answered > there + 50)
+    assert [each for each in load.failures if "ConnectionRefused" in each.what] == []
+    assert len(load.failures) <= CLIENTS, "what the old replicas were answering when they were ended"
+    assert load.slowest_s < 25
+    _wait(lambda: len(served.replicas()) == 1 and served.turnout("status").returncode == 0)
+    assert psutil.wait_procs(before, timeout=10)[1] == []
+    assert json.loads(served.turnout("status", "--json").stdout)["revision"] == revision
+    assert served.turnout("pin", "twice", "1", "--why", "anew").returncode == 0
 
 
 def test_a_second_gateway_on_the_same_port_says_so_at_once(served: Served) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from contextlib import suppress
 
 import pytest
 
@@ -78,6 +79,44 @@ def test_an_error_does_not_keep_what_failed_alive_until_the_next_collection():
                 return
             await asyncio.sleep(0.01)  # The last thread has to end.
         pytest.fail("still alive")
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(scene())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_thread_that_is_slow_to_end_holds_nothing_of_what_it_did(monkeypatch, fails):
+    """A version was loaded and unloaded before the thread got the processor again, and held 80 MB for minutes."""
+    told = threading.Event()
+    seen: list[weakref.ref[Session]] = []
+
+    def load() -> Session:
+        session = Session()
+        seen.append(weakref.ref(session))
+        if fails:
+            raise ValueError
+        return session
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        tell = loop.call_soon_threadsafe
+
+        def tell_and_wait(*what: object) -> None:
+            tell(*what)
+            assert told.wait(30)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", tell_and_wait)
+        with suppress(ValueError):
+            await aside(load)
+        await asyncio.sleep(0)
+        try:
+            assert [each() for each in seen] == [None]
+        finally:
+            told.set()
 
     gc.collect()
     gc.disable()

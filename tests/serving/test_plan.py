@@ -16,7 +16,7 @@ X = TensorSpec("x", DATATYPES["FP32"], (-1, 4))
 OTHERWISE = {
     "rows_max": 4, "inputs": (X,), "outputs": (X,), "labels": {"y": "labels.txt"}, "versions": VersionPolicy(2),
     "instances": 2, "device": Device.CPU, "gpus": (1,), "batching": Batching((4,)), "warmup": (Warmup("w", 0, ()),),
-    "graph_level": 1, "parameters": {"owner": "us"},
+    "graph_level": 1, "graphs": True, "tensorrt": {}, "parameters": {"owner": "us"},
 }  # fmt: skip
 """For each field of a configuration something other than its default."""
 HOT = {"labels", "versions", "batching", "parameters"}

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from serving.config import Limits, SharedMemory
 from serving.errors import Invalid, TooLarge, TurnoutError, Unavailable, Unknown
+from serving.shm.kinds import Entry
 from serving.shm.memory import Memory
-from serving.shm.region import FOLDER, KEY_BYTES_MAX, Entry, find, find_again, key_named
+from serving.shm.region import FOLDER, KEY_BYTES_MAX, find, find_again, key_named
 from serving.shm.register import Register
 from serving.slots import SLOT_BYTES_MIN, Slots, side_by_side
 from serving.wire import DATATYPES, Call, InferRequest, TensorIn, Window
@@ -64,10 +65,10 @@ def test_a_region_is_its_part_of_the_memory_and_no_byte_more(shared, data):
 def test_a_window_is_within_its_region_or_refused(shared, offset, size_bytes):
     region = find(entry(shared, 100, 50), PREFIX)
     if offset + size_bytes <= 50:
-        region.check(Window("r", offset, size_bytes))
+        region.entry.check(Window("r", offset, size_bytes))
     else:
         with pytest.raises(Invalid, match="has 50 bytes"):
-            region.check(Window("r", offset, size_bytes))
+            region.entry.check(Window("r", offset, size_bytes))
 
 
 @given(st.text(max_size=KEY_BYTES_MAX) | st.text("/.x\0 -", max_size=8).map(lambda text: PREFIX + text))

@@ -47,7 +47,11 @@ PATHS = {
     "/v2/systemsharedmemory/region/a/status": Target(Resource.MEMORY_STATUS, region="a"),
     "/v2/systemsharedmemory/region/a/register": Target(Resource.MEMORY_REGISTER, region="a"),
     "/v2/systemsharedmemory/region/a/unregister": Target(Resource.MEMORY_UNREGISTER, region="a"),
-    "/v2/cudasharedmemory/region/a/unregister": Target(Resource.CUDA_MEMORY),
+    "/v2/cudasharedmemory/status": Target(Resource.CUDA_STATUS),
+    "/v2/cudasharedmemory/region/a/status": Target(Resource.CUDA_STATUS, region="a"),
+    "/v2/cudasharedmemory/region/a/register": Target(Resource.CUDA_REGISTER, region="a"),
+    "/v2/cudasharedmemory/region/a/unregister": Target(Resource.CUDA_UNREGISTER, region="a"),
+    "/v2/cudasharedmemory/unregister": Target(Resource.CUDA_UNREGISTER),
 }
 
 
@@ -199,10 +203,5 @@ def test_the_reference_lists_every_path_with_its_methods() -> None:
         for path in paths.split("`")[1::2]:
             for spelt in (re.sub(r"[][]", "", path), re.sub(r"\[.*\]", "", path)):
                 listed[spelt.replace("NAME", "fraud").replace("/N", "/7")] = methods
-    ours = {
-        path.replace("/a/", "/REGION/"): ALLOW[target.resource]
-        for path, target in PATHS.items()
-        if target.resource is not Resource.CUDA_MEMORY
-    }
-    ours["/v2/cudasharedmemory/..."] = ALLOW[Resource.CUDA_MEMORY]
+    ours = {path.replace("/a/", "/REGION/"): ALLOW[target.resource] for path, target in PATHS.items()}
     assert listed == ours

@@ -1,0 +1,76 @@
+"""What has a simulated device done so far, told to other processes?"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+ENTRY = struct.Struct("<8q")
+"""A number that changes with each entry, before and after it, by which a reader knows half an entry."""
+READS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The counts of a device; those of time in nanoseconds.
+
+    `busy_ns` counts what is queued as well, of which `free_ns` is the end, by `time.monotonic_ns`. `late` are
+    runs that began after the device had been idle, `idle_ns` for how long it had been.
+    """
+
+    busy_ns: int = 0
+    free_ns: int = 0
+    runs: int = 0
+    rows: int = 0
+    late: int = 0
+    idle_ns: int = 0
+
+    def ran_ns(self, now_ns: int) -> int:
+        """Return for how long something has run by now."""
+        return self.busy_ns - max(self.free_ns - now_ns, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The counts at a moment."""
+
+    done: Done
+    at_ns: int
+
+    def busy_since(self, before: Seen) -> float:
+        """Return the share of the time since then in which something ran."""
+        ran_ns = self.done.ran_ns(self.at_ns) - before.done.ran_ns(before.at_ns)
+        return ran_ns / max(self.at_ns - before.at_ns, 1)
+
+    def rows_a_run_since(self, before: Seen) -> float:
+        """Return the mean of the rows of a run since then."""
+        return (self.done.rows - before.done.rows) / max(self.done.runs - before.done.runs, 1)
+
+
+class Page:
+    """A file with the counts of one device, mapped: one process writes, others read."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a+b") as opened:
+            if opened.tell() < ENTRY.size:
+                opened.truncate(ENTRY.size)
+            self._map = mmap.mmap(opened.fileno(), ENTRY.size)
+        self._number = 0
+
+    def write(self, done: Done) -> None:
+        """Tell the counts."""
+        self._number += 1
+        values = [getattr(done, field.name) for field in fields(Done)]
+        ENTRY.pack_into(self._map, 0, self._number, *values, self._number)
+
+    def read(self) -> Seen:
+        """Return what was told last."""
+        for _ in range(READS_MAX):
+            first, *values, last = ENTRY.unpack_from(self._map)
+            if first == last:
+                return Seen(Done(*values), time.monotonic_ns())
+        raise RuntimeError("a page that is written without end")
