@@ -286,13 +286,13 @@ class Shelf:
 
     async def _follow(self, plan: Plan) -> None:
         """Load what the plan says and is not there, then drop what it no longer says."""
-        for version, artifact in list(plan.artifacts.items()):
+        for version in newest_first(plan.artifacts):  # Who asks halfway gives a new model's traffic to that.
             if version in plan.left:
                 continue
             if self._serves(plan, version):
                 self._retune(plan, version)
             else:
-                await self._put_up(plan, artifact)
+                await self._put_up(plan, plan.artifacts[version])
         if plan.whole:
             await self._drop_rest(plan)
 

@@ -446,6 +446,23 @@ def test_refreshes_at_the_same_time_happen_one_after_the_other(repository, tmp_p
     assert loads == ["a", "b"]
 
 
+def test_of_a_new_model_the_newest_version_is_there_before_all_others(repository, tmp_path):
+    """Who is told of it halfway gives it the traffic: once that was version 7, where 8 was still to come."""
+    for version in (9, 10, 11):
+        place(repository, "m", version, constant(version), "version_policy { all {} }")
+    carried: list[set[str]] = []
+
+    async def scene() -> None:
+        settings = config.parse({"repository": {"path": str(repository), "state": str(tmp_path / "state")}})
+        shelf = Shelf(
+            settings, asyncio.get_running_loop(), lambda servables: carried.append({*servables["m"]})
+        )
+        await shelf.refresh()
+        assert carried == [{"11"}, {"11", "10"}, {"11", "10", "9"}]
+
+    asyncio.run(scene())
+
+
 class Load:
     """Two clients that ask for a model again and again, each over one connection, and note what they get."""
 
