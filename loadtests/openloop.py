@@ -4,9 +4,9 @@
     python -m loadtests.openloop [--quick] [--only PATTERN] [--seconds S] [--repeat N]
 
 Prints each figure as it is measured, then a table, and writes build/bench/openloop.json. Capacity is
-measured as wrk does it, with 64 connections that are each asked again when they answered; the floor
-gives one canned answer, faster than anybody can ask. What a request costs the asker's core is told, too:
-unlike a rate it is about the same when others want the core.
+measured as wrk does it, with 64 connections that are each asked again when they answered, and over gRPC
+with 4 of 64 calls each; the floor gives one canned answer, faster than anybody can ask. What a request
+costs the asker's core is told, too: unlike a rate it is about the same when others want the core.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from loadtests.bench import command, readings, wrk
@@ -25,12 +26,13 @@ from loadtests.bench.traffic import Encoding, Traffic
 from loadtests.bench.turnout import Bench, Setup
 from serving.bench.arrivals import Arrivals
 from serving.bench.load import Load, Plan
+from serving.bench.messages import Speech, calling
 from serving.bench.questions import Manner, Question, pool, rows_of
 from serving.wire import DATATYPES, TensorSpec
 
 S = Traffic("S", Encoding.BINARY, distinct=True)
-CONNECTIONS = 64
-CAPACITY, TO_WRK, LATE = Goal(60_000), Goal(0.6), Goal(100, Better.LOWER)
+CONNECTIONS, TRUNKS = 64, 4
+CAPACITY, GRPC, TO_WRK, LATE = Goal(60_000), Goal(20_000), Goal(0.6), Goal(100, Better.LOWER)
 RATES = (2_000, 10_000)
 
 
@@ -41,8 +43,9 @@ def measured(bench: Bench) -> Iterator[Row]:
     with bench.floor(S) as floor:
         yield from _capacity(bench, "floor", floor.port, questions, CAPACITY)
         yield from _lateness(bench, floor.port, questions)
-    with bench.turnout("openloop", Setup(bench.repository, models=("S",), drift=False)) as running:
+    with bench.turnout("openloop", Setup(bench.repository, models=("S",), drift=False, grpc="h2")) as running:
         yield from _capacity(bench, "local", running.port, questions, None)
+        yield from _over_grpc(bench, running.grpc, pool(Speech("S"), rows_of(specs, 1, None, 0)))
 
 
 def _capacity(
@@ -67,6 +70,22 @@ def _capacity(
         f"{name}/capacity: bench, best round", max(reading.per_s for reading in mine), "requests/s", goal
     )
     yield ratio(f"{name}/capacity: bench, of a whole core, to wrk", *worth, "wrk", TO_WRK)
+
+
+def _over_grpc(bench: Bench, port: int, questions: list[Question]) -> Iterator[Row]:
+    """Measure calls on a few connections; there is no wrk to stand beside."""
+    name = "grpc/capacity: bench"
+    if not bench.wants(name):
+        return
+    plan = _plan(port, questions, bench.seconds, distinct=True)
+    few = {"connections": TRUNKS, "connections_max": TRUNKS}
+    plan = replace(plan, calling=calling("127.0.0.1"), **few)
+    taken = readings.rounds({name: partial(_ask, plan)}, bench.repeat)[name]
+    yield readings.summary(name, "requests/s", taken)
+    yield _cost(f"{name}, a request", taken)
+    of_core = statistics.median(reading.per_s / reading.busy for reading in taken)
+    yield Row(f"{name}, of a whole core", of_core, "requests/s")
+    yield Row(f"{name}, best round", max(reading.per_s for reading in taken), "requests/s", GRPC)
 
 
 def _cost(name: str, taken: list[Reading]) -> Row:

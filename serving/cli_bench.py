@@ -14,14 +14,13 @@ from serving.bench import options
 from serving.mistake import Mistake
 
 if TYPE_CHECKING:
-    from serving.bench.load import Load, Plan
+    from serving.bench.load import Load
+    from serving.bench.plan import Calling, Plan
     from serving.bench.promise import Promise
+    from serving.bench.questions import Asking
     from serving.bench.search import Trial
+    from serving.bench.target import Named, Target
     from serving.cli_verbs import AddVerb
-    from serving.wire import TensorSpec
-
-ANSWER_S_MAX = 10.0
-ANSWER_BYTES_MAX = 1 << 20
 
 
 def add_bench(add: AddVerb) -> None:
@@ -55,28 +54,19 @@ def _promising(arguments: argparse.Namespace) -> bool:
 def planned(arguments: argparse.Namespace) -> Plan:
     """Return what is to be asked; the gateway says what the model takes."""
     from serving.bench.arrivals import Arrivals
-    from serving.bench.load import Plan
-    from serving.bench.questions import Encoding, Manner, pool, rows_of
-    from serving.config import address
+    from serving.bench.plan import Plan
+    from serving.bench.questions import pool, rows_of
 
-    model, path, pins = _path(arguments.model)
-    where = arguments.http or _configured(arguments.config)
-    try:
-        at = address(where)
-    except ValueError as error:
-        raise Mistake(f"--http: {error}") from None
-    specs = _inputs(at, path, model)
-    callers = arguments.callers or ("", 0)
-    manner = Manner(
-        f"{path}/infer", where, Encoding(arguments.encoding), [*pins, *arguments.header], *callers
-    )
+    named, target = _named(arguments.model), _target(arguments)
+    specs = target.inputs(named)
     closed = arguments.rate == float("inf")
     if closed and arguments.search:
         raise Mistake("a search begins at a rate; max is none")
+    asking, calling = _manner(arguments, named, target)
     return Plan(
-        at,
-        model,
-        pool(manner, rows_of(specs, arguments.rows, arguments.source, arguments.seed)),
+        target.at,
+        named.model,
+        pool(asking, rows_of(specs, arguments.rows, arguments.source, arguments.seed)),
         options.RATE_PER_S if arguments.rate is None else 0.0 if closed else arguments.rate,
         Arrivals.CLOSED if closed else Arrivals(arguments.arrivals),
         arguments.seconds or (options.TRIAL_S if arguments.search else options.SECONDS),
@@ -86,52 +76,81 @@ def planned(arguments: argparse.Namespace) -> Plan:
         max(arguments.connections_max, arguments.connections) if not closed else arguments.connections,
         arguments.timeout or (options.TRIAL_TIMEOUT_S if arguments.search else options.TIMEOUT_S),
         arguments.seed,
+        tls=target.tls,
+        calling=calling,
     )
 
 
-def _path(text: str) -> tuple[str, str, list[tuple[str, str]]]:
-    """Return the model, its path, and the headers that name what of it is asked."""
+def _named(text: str) -> Named:
+    """Read the model, its version, and the headers that name what of it is asked."""
+    from serving.bench.target import Named
+
     try:
         model, named = reference(text)
     except InvalidName as error:
         raise Mistake(str(error)) from None
-    path = f"/v2/models/{model}"
     if named.startswith("@"):
-        return model, path, [("x-turnout-alias", named[1:])]
-    return model, f"{path}/versions/{named}" if named else path, []
+        return Named(model, headers=[("x-turnout-alias", named[1:])])
+    return Named(model, named)
 
 
-def _configured(path: Path | None) -> str:
+def _target(arguments: argparse.Namespace) -> Target:
+    """Return whom the options name, or the configuration."""
+    from serving.bench import target
+
+    protocol, url = arguments.protocol, arguments.url
+    if arguments.http:
+        if protocol == "grpc":
+            raise Mistake("--http is not asked over gRPC; --url grpc://ADDRESS:PORT is")
+        url = f"http://{_checked(arguments.http)}"
+    found = target.read(
+        url or _configured(arguments.config, protocol), arguments.ca, insecure=arguments.insecure
+    )
+    if protocol is not None and found.grpc != (protocol == "grpc"):
+        raise Mistake(f"--protocol {protocol} contradicts --url {url}")
+    return found
+
+
+def _checked(at: str) -> str:
+    from serving.config import address
+
+    try:
+        address(at)
+    except ValueError as error:
+        raise Mistake(f"--http: {error}") from None
+    return at
+
+
+def _configured(path: Path | None, protocol: str | None) -> str:
+    """Return the URL that a configuration gives a gateway."""
     from serving.config import Config, ConfigError, load
 
     try:
-        return str((load(path) if path else Config()).server.http)
+        server = (load(path) if path else Config()).server
     except ConfigError as error:
         raise Mistake(str(error)) from None
+    grpc = protocol == "grpc"
+    at = server.grpc if grpc else server.http
+    if not at:
+        raise Mistake("the configuration has no gRPC to ask: server.grpc is empty")
+    return f"{'grpc' if grpc else 'http'}{'s' if server.tls_certificate else ''}://{at}"
 
 
-def _inputs(at: tuple[str, int], path: str, model: str) -> list[TensorSpec]:
-    """Ask the gateway what a model takes."""
-    import http.client
+def _manner(arguments: argparse.Namespace, named: Named, target: Target) -> tuple[Asking, Calling | None]:
+    """Return what makes requests out of inputs, and how calls are made, if it is by gRPC."""
+    from serving.bench.questions import Encoding, Manner
 
-    from serving.wire import DATATYPES, TensorSpec
+    header, callers = arguments.callers or ("", 0)
+    headers = [*named.headers, *arguments.header]
+    if not target.grpc:
+        path, encoding = f"{named.path}/infer", Encoding(arguments.encoding or "binary")
+        return Manner(path, target.authority, encoding, headers, header, callers), None
+    if arguments.encoding == "json":
+        raise Mistake("over gRPC tensors are binary; --encoding json is for HTTP")
+    from serving.bench.messages import Speech, calling
 
-    connection = http.client.HTTPConnection(*at, timeout=ANSWER_S_MAX)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        content = json.loads(answer.read(ANSWER_BYTES_MAX))
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise Mistake(f"no gateway answers at {at[0]}:{at[1]}: {error}") from None
-    finally:
-        connection.close()
-    if answer.status != 200 or "inputs" not in content:
-        said = content.get("error") if isinstance(content, dict) else None
-        raise Mistake(f"{model}: {said or f'status {answer.status}, and not as a gateway answers'}")
-    return [
-        TensorSpec(each["name"], DATATYPES[each["datatype"]], tuple(each["shape"]))
-        for each in content["inputs"]
-    ]
+    how = calling(target.authority, headers, tls=target.tls is not None, streams=arguments.streams)
+    return Speech(named.model, named.version, header, callers), how
 
 
 def _run(plan: Plan) -> Load:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loadtests.bench.errors import BenchError
+from loadtests.locusts.asking import MODEL
 from loadtests.switching.admin import Admin
 from serving import access
 from serving.config import Config, parse
@@ -130,7 +131,16 @@ def _members(members: Started, config: Config, folder: Path, at: str) -> Admin:
         members.begin(name, "replica", str(folder), name)
     for name in REPLICAS:
         members.wait(name, (folder / f"{name}.ready").exists)
+    _begin(admin)
     return admin
+
+
+def _begin(admin: Admin) -> None:
+    """Have the highest version answer: on a busy machine another one may have been there first."""
+    traffic = admin.traffic(MODEL)
+    highest = max(traffic["versions_ready"], key=int, default="")
+    if highest and [each["version"] for each in traffic["shares"]] != [highest]:
+        admin.change(MODEL, "split", weights={highest: "100%"}, why="where the load test begins")
 
 
 def configuration(models: Path, state: Path) -> Config:

@@ -30,8 +30,6 @@ from loadtests.slo.reports import write
 from loadtests.slo.results import Judged, judge
 from loadtests.switching.admin import Admin
 
-WARM_S = 2.0
-"""How long users ask before the first phase, so that connections are open and code is warm."""
 ERRORS_SAID_MAX = 10
 
 
@@ -44,7 +42,7 @@ def run(asked: argparse.Namespace, slo: Slo) -> int:
         runner = environment.create_local_runner()
         runner.start_shape()
         try:
-            time.sleep(WARM_S)
+            time.sleep(asked.warm)  # So that connections are open and code is warm.
             failures = play(steps, found, environment.turnout.book, asked.seconds, say)
         finally:
             runner.quit()  # Waits for what is in flight.
@@ -58,7 +56,7 @@ def environment_of(asked: argparse.Namespace, found: Gateway, steps: list[Step])
     ways = asked.way or [way for way in USERS if way != "grpc" or found.grpc]
     if "grpc" in ways and not found.grpc:
         raise BenchError("the gateway has no gRPC to ask; give --grpc, or leave out --way grpc")
-    planned_s = WARM_S + len(steps) * (asked.seconds + 1.0)
+    planned_s = asked.warm + len(steps) * (asked.seconds + 1.0)
     shape = SHAPES[asked.shape](asked.users, planned_s, linger=True)
     environment = Environment(
         user_classes=[USERS[way] for way in ways],

@@ -73,7 +73,6 @@ def rollback(gateway: Gateway) -> Confirmed:
 def load(gateway: Gateway) -> Confirmed:
     """Load one more version than the repository says."""
     config = _data(gateway, f"/v2/models/{MODEL}/config")
-    del config["instance_group"]  # The name that a group is told by is not one that it may be given.
     versions = sorted({*_ready(gateway), SHADOW}, key=int)
     config["version_policy"] = {"specific": {"versions": [int(each) for each in versions]}}
     confirmed = _ordered(gateway, {"parameters": {"config": json.dumps(config)}}, f"load {MODEL}@{SHADOW}")

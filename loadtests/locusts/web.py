@@ -24,7 +24,7 @@ from gevent.greenlet import Greenlet
 from loadtests.locusts.book import Book
 from loadtests.locusts.curves import Curve
 from loadtests.locusts.gateway import Gateway
-from loadtests.locusts.running import WARM_S, conclude, environment_of, gateway, judgement, say
+from loadtests.locusts.running import conclude, environment_of, gateway, judgement, say
 from loadtests.locusts.scenario import Step, chosen, play
 from loadtests.slo.promise import Slo
 
@@ -52,7 +52,7 @@ class Session:
         self._scenario = gevent.spawn(self._play)
 
     def _play(self) -> None:
-        time.sleep(WARM_S)
+        time.sleep(self._asked.warm)
         book: Book = self.environment.turnout.book
         self._failures = play(self._steps, self._found, book, self._asked.seconds, say)
         self._scenario = None

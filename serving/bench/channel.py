@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import socket
 
-from serving.bench.heads import LOST, MIXED, UNREADABLE, Heads
+from serving.bench.heads import Heads
+from serving.bench.openings import NOT_NOW
+from serving.bench.outcomes import LOST, MIXED, NOT_YET, UNREADABLE
 
 READ_BYTES = 1 << 16
 HEAD_BYTES_MAX = 1 << 16
+OPENING_BYTES = 4096
+"""Of each piece of a large answer that are kept until it is whole; the id has to be there."""
 END = b"\r\n\r\n"
-
-
-CONNECTING, IDLE, ASKED, CLOSED = range(4)
-"""What a connection is at. Plain numbers: they are compared with for every answer."""
-NOT_YET = -1
-"""In the place of an outcome's code: the answer is not there, or not all of it."""
 
 
 class Channel:
@@ -27,6 +23,8 @@ class Channel:
     ----------
     due_ns, sent_ns : int
         When the request on it was due, and when it was sent.
+    asked : bool
+        There is one.
     rest : memoryview
         What of the request the socket did not take yet.
     last : bool
@@ -38,47 +36,35 @@ class Channel:
         "_id",
         "_left",
         "_parts",
+        "_recv",
+        "_send",
+        "asked",
         "due_ns",
         "fd",
         "last",
         "rest",
         "sent_ns",
         "socket",
-        "state",
     )
 
-    def __init__(self, at: tuple[str, int], heads: Heads) -> None:
+    def __init__(self, connected: socket.socket, heads: Heads) -> None:
         self._heads = heads
         self._id = b""
         self._parts = b""
         self._left = 0
         self.rest = memoryview(b"")
         self.due_ns = self.sent_ns = 0
-        self.last = False
-        family = socket.AF_INET6 if ":" in at[0] else socket.AF_INET
-        self.socket = socket.socket(family, socket.SOCK_STREAM)
-        self.socket.setblocking(False)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.fd = self.socket.fileno()
-        self.state = CONNECTING
-        code = self.socket.connect_ex(at)
-        if code not in (0, errno.EINPROGRESS):
-            self.close()
-            raise OSError(code, os.strerror(code))
-
-    def connected(self) -> bool:
-        """Take note that the socket is writable for the first time: it is connected, or refused."""
-        if self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            return False
-        self.state = IDLE
-        return True
+        self.asked = self.last = False
+        self.socket = connected
+        self._send, self._recv = connected.send, connected.recv
+        self.fd = connected.fileno()
 
     def ask(self, content: bytearray, id_: bytes) -> bool:
         """Send a request, or as much of it as the socket takes; False if the connection has ended."""
-        self.state, self._id = ASKED, id_
+        self.asked, self._id = True, id_
         try:
-            taken = self.socket.send(content)
-        except BlockingIOError:
+            taken = self._send(content)
+        except NOT_NOW:
             taken = 0
         except OSError:
             return False
@@ -89,8 +75,8 @@ class Channel:
     def send_rest(self) -> bool:
         """Send more of what is left; False if the connection has ended."""
         try:
-            self.rest = self.rest[self.socket.send(self.rest) :]
-        except BlockingIOError:
+            self.rest = self.rest[self._send(self.rest) :]
+        except NOT_NOW:
             pass
         except OSError:
             return False
@@ -99,15 +85,15 @@ class Channel:
     def read(self) -> int:
         """Read what has come, and return the code of the outcome, or `NOT_YET`."""
         try:
-            got = self.socket.recv(READ_BYTES)
-        except BlockingIOError:
+            got = self._recv(READ_BYTES)
+        except NOT_NOW:
             return NOT_YET
         except OSError:
             return LOST
         if not got:
             return LOST
         if self._left:
-            return self._read_on(len(got))
+            return self._read_on(got)
         if self._parts:
             got = self._parts + got
         end = got.find(END)
@@ -115,32 +101,32 @@ class Channel:
             self._parts = got
             return NOT_YET if len(got) <= HEAD_BYTES_MAX else UNREADABLE
         head = self._heads.known.get(got[:end]) or self._heads.read(got[:end])
-        missing = head.body_bytes + end + 4 - len(got)
-        self.last = head.last
+        code, body_bytes, self.last, good = head
+        missing = body_bytes + end + 4 - len(got)
         if missing == 0:
-            # An error need not repeat the id: a request that was not read has none.
-            mixed = self._id not in got and self._heads.outcomes[head.code].good
             self._parts = b""
-            return MIXED if mixed else head.code
-        if head.body_bytes < 0 or missing < 0:
+            # An error need not repeat the id: a request that was not read has none.
+            return code if self._id in got or not good else MIXED
+        if body_bytes < 0 or missing < 0:
             return UNREADABLE
-        self._parts, self._left = got[: end + 4 + 512], missing
+        self._parts, self._left = got[: end + 4 + OPENING_BYTES], missing
         return NOT_YET
 
-    def _read_on(self, more: int) -> int:
-        self._left -= more
+    def _read_on(self, got: bytes) -> int:
+        self._left -= len(got)
+        if len(self._parts) < HEAD_BYTES_MAX:
+            self._parts += got[:OPENING_BYTES]
         if self._left > 0:
             return NOT_YET
         opening, self._parts = self._parts, b""
         if self._left < 0:
             return UNREADABLE
-        head = self._heads.known.get(opening[: opening.find(END)])
-        if head is None:  # Forgotten meanwhile.
-            head = self._heads.read(opening[: opening.find(END)])
-        return head.code
+        said = opening[: opening.find(END)]
+        head = self._heads.known.get(said) or self._heads.read(said)  # Forgotten meanwhile.
+        return head.code if self._id in opening or not head.good else MIXED
 
     def close(self) -> None:
         """End it."""
-        self.state = CLOSED
+        self.asked = False
         with contextlib.suppress(OSError):
             self.socket.close()

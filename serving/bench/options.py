@@ -22,6 +22,9 @@ WITHIN_S = 120.0
 REQUESTS_MAX = 100_000_000
 CONNECTIONS_MAX = 1024
 CALLERS_MAX = 16_384
+STREAMS = 64
+"""Calls that are under way on a connection over gRPC; servers allow 100 or more."""
+STREAMS_MAX = 1000
 _HEADER = re.compile(r"([A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}):[ \t]*([\x21-\x7e][\x20-\x7e]{0,4095})", re.ASCII)
 _CALLERS = re.compile(r"([A-Za-z0-9-]{1,128})=([0-9]{1,5})", re.ASCII)
 
@@ -65,13 +68,30 @@ def complete(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="answer in JSON")
 
 
-def _add_asking(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--http", metavar="ADDRESS:PORT", help="of the gateway; overrides --config")
+def _add_target(verb: argparse.ArgumentParser) -> None:
+    at = verb.add_mutually_exclusive_group()
+    at.add_argument("--http", metavar="ADDRESS:PORT", help="of the gateway; overrides --config")
+    at.add_argument("--url", metavar="URL", help="of the gateway: http://, https://, grpc:// or grpcs://")
     verb.add_argument("--config", type=Path, metavar="FILE", help="the configuration of the gateway")
+    verb.add_argument("--protocol", choices=("http", "grpc"), help="http without this, and without --url")
+    trust = verb.add_mutually_exclusive_group()
+    trust.add_argument("--ca", type=Path, metavar="FILE", help="who signs for the gateway; else the system's")
+    trust.add_argument("--insecure", action="store_true", help="trust any certificate")
+
+
+def _add_asking(verb: argparse.ArgumentParser) -> None:
+    _add_target(verb)
     few = _whole(CONNECTIONS_MAX)
     verb.add_argument("--connections", type=few, default=16, metavar="N", help="at the start; %(default)s")
     verb.add_argument("--connections-max", type=few, default=256, metavar="N", help="%(default)s")
-    verb.add_argument("--encoding", choices=("binary", "json"), default="binary", help="of tensors")
+    verb.add_argument(
+        "--streams",
+        type=_whole(STREAMS_MAX),
+        default=STREAMS,
+        metavar="N",
+        help="under way at most on each over gRPC; %(default)s",
+    )
+    verb.add_argument("--encoding", choices=("binary", "json"), help="of tensors over HTTP; binary")
     verb.add_argument(
         "--rows", type=_whole(4096), default=1, metavar="N", help="in each request; %(default)s"
     )

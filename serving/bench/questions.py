@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
@@ -53,13 +53,40 @@ class Manner:
     caller_header: str = ""
     callers: int = 0
 
+    def question(self, arrays: Arrays, number: int = 0) -> Question:
+        """Make one request, the `number`th."""
+        body, json_bytes = _body(self.encoding, arrays)
+        lines = [f"POST {self.path} HTTP/1.1", f"Host: {self.host}"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        if self.callers:
+            lines.append(f"{self.caller_header}: {caller(number, self.callers)}")
+        if self.encoding is Encoding.BINARY:
+            lines.append(f"Inference-Header-Content-Length: {json_bytes}")
+        head = "\r\n".join([*lines, f"Content-Length: {len(body)}"]).encode() + b"\r\n\r\n"
+        return Question(bytearray(head + body), len(head) + len(_OPENING))
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request's bytes; its id is the `ID_BYTES` from `id_at` on."""
+    """A request's bytes; its id is the `ID_BYTES` from `id_at` on.
+
+    Over gRPC they are the message with its prefix, and `more` what is packed behind the usual header block.
+    """
 
     content: bytearray
     id_at: int
+    more: bytes = b""
+
+
+class Asking(Protocol):
+    """A way to ask: what makes a request out of its inputs."""
+
+    @property
+    def callers(self) -> int:
+        """How many of them take turns; 0 if none is named."""
+
+    def question(self, arrays: Arrays, number: int, /) -> Question:
+        """Make one request, the `number`th."""
 
 
 def rows_of(specs: Sequence[TensorSpec], rows: int, source: Path | None, seed: int) -> Iterator[Arrays]:
@@ -131,7 +158,7 @@ def _shaped(values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     return values if spec.shape[:1] == (-1,) else values[0]
 
 
-def pool(manner: Manner, rows: Iterator[Arrays], count_max: int = POOL_MAX) -> list[Question]:
+def pool(manner: Asking, rows: Iterator[Arrays], count_max: int = POOL_MAX) -> list[Question]:
     """Make as many requests as there are rows for, within the bounds.
 
     Raises
@@ -142,7 +169,7 @@ def pool(manner: Manner, rows: Iterator[Arrays], count_max: int = POOL_MAX) -> l
     made: list[Question] = []
     size = 0
     for number, arrays in enumerate(islice(rows, min(count_max, POOL_MAX))):
-        made.append(question(manner, arrays, number))
+        made.append(manner.question(arrays, number))
         size += len(made[-1].content)
         if size > POOL_BYTES_MAX:
             break
@@ -153,26 +180,18 @@ def pool(manner: Manner, rows: Iterator[Arrays], count_max: int = POOL_MAX) -> l
     return made
 
 
-def question(manner: Manner, arrays: Arrays, number: int = 0) -> Question:
-    """Make one request, the `number`th."""
-    body, json_bytes = _body(manner.encoding, arrays)
-    lines = [f"POST {manner.path} HTTP/1.1", f"Host: {manner.host}"]
-    lines += [f"{name}: {value}" for name, value in manner.headers]
-    if manner.callers:
-        lines.append(f"{manner.caller_header}: caller-{number % manner.callers:07d}")
-    if manner.encoding is Encoding.BINARY:
-        lines.append(f"Inference-Header-Content-Length: {json_bytes}")
-    head = "\r\n".join([*lines, f"Content-Length: {len(body)}"]).encode() + b"\r\n\r\n"
-    return Question(bytearray(head + body), len(head) + len(_OPENING))
+def caller(number: int, callers: int) -> str:
+    """Name who asks the `number`th request, of so many callers in turn."""
+    return f"caller-{number % callers:07d}"
 
 
 def _body(encoding: Encoding, arrays: Arrays) -> tuple[bytes, int]:
-    raw = {name: _raw(values) if encoding is Encoding.BINARY else b"" for name, values in arrays.items()}
+    parts = {name: raw(values) if encoding is Encoding.BINARY else b"" for name, values in arrays.items()}
     inputs = []
     for name, values in arrays.items():
-        tensor: dict[str, Any] = {"name": name, "datatype": _datatype(values), "shape": list(values.shape)}
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype(values), "shape": list(values.shape)}
         if encoding is Encoding.BINARY:
-            tensor["parameters"] = {"binary_data_size": len(raw[name])}
+            tensor["parameters"] = {"binary_data_size": len(parts[name])}
         else:
             tensor["data"] = _plain(values)
         inputs.append(tensor)
@@ -180,14 +199,16 @@ def _body(encoding: Encoding, arrays: Arrays) -> tuple[bytes, int]:
     if encoding is Encoding.BINARY:
         rest["parameters"] = {"binary_data_output": True}
     text = _OPENING + NO_ID + b'",' + orjson.dumps(rest)[1:]
-    return text + b"".join(raw.values()), len(text)
+    return text + b"".join(parts.values()), len(text)
 
 
-def _datatype(values: NDArray[Any]) -> str:
+def datatype(values: NDArray[Any]) -> str:
+    """Name the type of a tensor's elements."""
     return next(name for name, each in DATATYPES.items() if each.dtype == values.dtype)
 
 
-def _raw(values: NDArray[Any]) -> bytes:
+def raw(values: NDArray[Any]) -> bytes:
+    """Return a tensor's elements as they travel in binary."""
     if values.dtype != np.object_:
         return np.ascontiguousarray(values).tobytes()
     words = [str(each).encode() for each in values.reshape(-1)]

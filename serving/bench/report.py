@@ -40,6 +40,7 @@ def document(plan: Plan, load: Load, promised: Sequence[Promise] = ()) -> dict[s
     return {
         "machine": machine(),
         "model": plan.model,
+        "protocol": plan.scheme,
         "target": f"{plan.at[0]}:{plan.at[1]}",
         "arrivals": str(plan.arrivals),
         "rate_per_s": plan.rate_per_s,
@@ -76,6 +77,7 @@ def found(plan: Plan, searched: Found) -> dict[str, Any]:
     return {
         "machine": machine(),
         "model": plan.model,
+        "protocol": plan.scheme,
         "target": f"{plan.at[0]}:{plan.at[1]}",
         "rate_per_s": round(searched.rate_per_s, 1),
         "broken_per_s": None if searched.broken_per_s is None else round(searched.broken_per_s, 1),

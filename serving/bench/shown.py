@@ -16,7 +16,7 @@ SPREAD = ("p50", "p90", "p95", "p99", "p999", "max")
 def run(said: Document) -> Iterator[str]:
     """Write what came of a run."""
     how = "as fast as answers came" if said["arrivals"] == "closed" else _rate(said)
-    yield plain(f"{said['model']} at {said['target']}: {said['count']:,} requests, {how}")
+    yield plain(f"{said['model']} at {_place(said)}: {said['count']:,} requests, {how}")
     yield f"  {said['good_per_s']:,.0f} good answers a second"
     yield from aligned(list(_spreads(said)), "  ")
     yield from aligned(list(_counts(said)), "  ")
@@ -26,6 +26,10 @@ def run(said: Document) -> Iterator[str]:
         yield f"  the generator was busy {100 * said['busy']:.0f}% of the time: it was the limit itself"
     if said["cut"]:
         yield "  it was ended before its time"
+
+
+def _place(said: Document) -> str:
+    return said["target"] if said["protocol"] == "http" else f"{said['protocol']}://{said['target']}"
 
 
 def _rate(said: Document) -> str:
@@ -45,7 +49,7 @@ def _counts(said: Document) -> Iterator[tuple[str, str]]:
     if said["stale"]:
         yield "STALE", f"{said['stale']:,} answers by an older revision than was confirmed"
     if said["queued"]:
-        yield "queued", f"{said['queued']:,} requests found no idle connection; --connections-max allows more"
+        yield "queued", f"{said['queued']:,} requests found no connection free; --connections-max allows more"
 
 
 def _shares(counts: Mapping[str, int], whole: int) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.bench.hdr import Histogram
-from serving.bench.heads import MIXED, TIMEOUT, Outcome
+from serving.bench.outcomes import MIXED, TIMEOUT, Outcome
 
 Integers = NDArray[np.int64]
 

@@ -94,7 +94,7 @@ def test_calls_are_measured_and_a_failing_one_is_an_error(bench, port, monkeypat
     assert reading.p99_us is not None
     assert reading.p50_us is not None
     assert reading.p50_us <= reading.p99_us
-    with pytest.raises(BenchError, match="status 5: no model 'L'"):
+    with pytest.raises(BenchError, match="NOT_FOUND: no model 'L'"):
         calls(bench, asked.prepare("L", bench.folder / "few"), Crowd(1, 1), port)()
 
 

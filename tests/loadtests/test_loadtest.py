@@ -238,6 +238,26 @@ def test_locust_has_a_shape_for_every_curve():
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
 
 
+def test_a_process_that_is_started_while_grpc_asks_is_not_aborted_before_it_begins():
+    """A replica that the scenario started anew ended so, with code -6, in one run of twenty."""
+    check = (
+        "from locust.env import Environment\n"
+        "from loadtests.locusts import users\n"
+        "import os; assert os.environ['GRPC_ENABLE_FORK_SUPPORT'] == '0'\n"
+        "import gevent, grpc, subprocess\n"
+        "channels = [grpc.insecure_channel('127.0.0.1:1', [('n', n)]) for n in range(8)]\n"
+        "def ask(channel):\n"
+        "    while True:\n"
+        "        try: channel.unary_unary('/a/b')(b'', timeout=0.05)\n"
+        "        except grpc.RpcError: gevent.sleep(0.001)\n"
+        "asking = [gevent.spawn(ask, each) for each in channels]\n"
+        "codes = {subprocess.Popen(['true']).wait() for _ in range(100)}\n"
+        "assert codes == {0}, codes\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=120)
+
+
 # What is changed
 
 
@@ -334,6 +354,7 @@ def test_the_scenario_goes_on_when_a_step_fails():
         ["--http", "127.0.0.1:1"],
         ["--seconds", "0"],
         ["--users", "0"],
+        ["--warm", "-1"],
         ["--defect", "slow", "--way", "grpc"],
         ["--shape", "square"],
         ["--way", "post"],

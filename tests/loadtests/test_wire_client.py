@@ -42,7 +42,7 @@ def test_messages_larger_than_the_server_s_windows_are_sent_as_those_allow(port)
 
 
 def test_an_error_is_no_answer(port):
-    with pytest.raises(CallError, match="status 5"):
+    with pytest.raises(CallError, match="NOT_FOUND"):
         run(port, Work(framed(question("nobody", np.ones((1, 16), np.float32)))), 1, 1, 0.2, 0.0)
 
 

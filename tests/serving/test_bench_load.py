@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from serving.bench.arrivals import Arrivals
-from serving.bench.heads import ENDED, HEADS_MAX, OUTCOMES_MAX, UNREADABLE, Heads, Outcome
+from serving.bench.heads import HEADS_MAX, Heads
 from serving.bench.load import Load, Plan
+from serving.bench.outcomes import ENDED, OUTCOMES_MAX, UNREADABLE, Outcome, Outcomes
 from serving.bench.questions import Manner, pool, rows_of
 from serving.bench.report import document
 from serving.wire import DATATYPES, TensorSpec
@@ -204,25 +205,25 @@ def test_it_is_told_how_each_second_goes():
 
 class TestHeads:
     def test_versions_and_revisions_are_in_the_route(self):
-        heads = Heads()
+        outcomes = Outcomes()
+        heads = Heads(outcomes)
         head = heads.read(b"HTTP/1.1 200 OK\r\nTurnout-Route: 12;345;sticky\r\nContent-Length: 7")
-        assert (
-            heads.outcomes[head.code] == Outcome("200", "12", 345) and head.body_bytes == 7 and not head.last
-        )
+        assert outcomes.met[head.code] == Outcome("200", "12", 345) and head.body_bytes == 7 and not head.last
 
     @pytest.mark.parametrize(
         "head", [b"", b"HTTP/1.1 200 OK", b"HTTP/2 200\r\ncontent-length: 1", b"\xff" * 50]
     )
     def test_what_is_none_is_unreadable(self, head):
-        assert Heads().read(head).code == UNREADABLE
+        assert Heads(Outcomes()).read(head).code == UNREADABLE
 
     def test_they_are_bounded_however_many_there_are(self):
-        heads = Heads()
+        outcomes = Outcomes()
+        heads = Heads(outcomes)
         for number in range(OUTCOMES_MAX + 100):
             head = heads.read(b"HTTP/1.1 200 OK\r\nturnout-route: 1;%d;x\r\ncontent-length: 1" % number)
         assert len(heads.known) <= HEADS_MAX
-        assert len(heads.outcomes) <= OUTCOMES_MAX + len(ENDED)
-        assert heads.outcomes[head.code] == Outcome("200")
+        assert len(outcomes.met) <= OUTCOMES_MAX + len(ENDED)
+        assert outcomes.met[head.code] == Outcome("200")
 
 
 def test_the_pool_has_values_of_its_own_for_each_request():

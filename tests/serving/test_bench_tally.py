@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.bench.hdr import Histogram
-from serving.bench.heads import ENDED, LOST, MIXED, TIMEOUT, Outcome
+from serving.bench.outcomes import ENDED, LOST, MIXED, TIMEOUT, Outcome
 from serving.bench.promise import promises, verdict
 from serving.bench.tally import NEVER_SENT, Tally, Total
 

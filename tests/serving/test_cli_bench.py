@@ -15,6 +15,7 @@ from serving.bench.load import Load
 from serving.bench.shown import second
 from serving.bench.tally import Recent
 from serving.mistake import Mistake
+from tests.e2e.test_tls import _certificate
 from tests.models import constant, identity, mlp, place
 from tests.running import Running
 from tests.stage import staged
@@ -54,7 +55,8 @@ def bench(gateway, capsys):
     """Run the verb; return its exit code and what it said."""
 
     def run(*words: str) -> tuple[int, str]:
-        arguments = read(*words, "--http", gateway.http)
+        where = () if "--url" in words else ("--http", gateway.http)
+        arguments = read(*words, *where)
         return arguments.answer(arguments), capsys.readouterr().out
 
     return run
@@ -76,6 +78,65 @@ def test_a_gateway_answers_what_is_made_of_its_own_metadata(bench, model, encodi
 def test_a_version_is_asked_alone_and_told_by_the_answers(bench):
     assert list(said(bench("small@1", *FAST, "--json"))["versions"]) == ["1"]
     assert list(said(bench("small", *FAST, "--json"))["versions"]) == ["2"]
+
+
+@pytest.mark.parametrize("model", ["small", "fixed", "words", "numbers"])
+def test_a_gateway_answers_over_grpc_what_is_made_of_its_own_metadata(bench, gateway, model):
+    url = f"grpc://{gateway.grpc}"
+    found = said(bench(model, *FAST, "--url", url, "--arrivals", "constant", "--streams", "4", "--json"))
+    assert found["outcomes"] == {"OK": 100} and found["protocol"] == "grpc"
+    assert found["latency"]["count"] == found["service"]["count"] == 100
+
+
+def test_a_version_is_asked_alone_over_grpc_and_told_by_the_answers(bench, gateway):
+    url = f"grpc://{gateway.grpc}"
+    assert list(said(bench("small@1", *FAST, "--url", url, "--json"))["versions"]) == ["1"]
+    code, page = bench("small", *FAST, "--url", url)
+    assert code == 0 and page.startswith(f"small at {url}: ") and "versions  2 " in page
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory):
+    """A gateway over TLS, and the file that its certificate is in."""
+    folder = tmp_path_factory.mktemp("sealed")
+    place(folder / "models", "small", 1, mlp())
+    certificate, key = _certificate(folder)
+    server = {"tls_certificate": str(certificate), "tls_key": str(key)}
+    with Running(folder / "models", folder / "state", {"server": server}) as running:
+        yield running, certificate
+
+
+@pytest.mark.parametrize(("scheme", "good"), [("https", "200"), ("grpcs", "OK")])
+def test_over_tls_a_gateway_is_believed_by_its_certificate(bench, sealed, scheme, good):
+    running, certificate = sealed
+    at = running.http if scheme == "https" else running.grpc
+    words = ("small", *FAST, "--arrivals", "constant", "--json", "--url", f"{scheme}://{at}")
+    trusting = said(bench(*words, "--ca", str(certificate)))
+    assert trusting["outcomes"] == {good: 100} and trusting["protocol"] == scheme
+    assert said(bench(*words, "--insecure"))["outcomes"] == {good: 100}
+    with pytest.raises(Mistake, match="certificate verify failed"):
+        bench(*words)
+
+
+def test_a_certificate_for_another_name_is_not_believed(bench, sealed):
+    running, certificate = sealed
+    port = running.http.rsplit(":", 1)[1]
+    with pytest.raises(Mistake, match="[Hh]ostname mismatch"):
+        bench("small", "--url", f"https://localhost:{port}", "--ca", str(certificate))
+
+
+def test_who_asks_without_tls_where_it_is_spoken_hears_of_it(bench, sealed):
+    running, _ = sealed
+    with pytest.raises(Mistake, match="no gateway answers at"):
+        bench("small", "--url", f"grpc://{running.grpc}")
+
+
+def test_the_configuration_says_whom_to_ask(tmp_path):
+    (tmp_path / "turnout.toml").write_text('[server]\nhttp = "127.0.0.1:1"\ngrpc = "127.0.0.1:2"\n')
+    for protocol, port in (("http", 1), ("grpc", 2)):
+        arguments = read("small", "--config", str(tmp_path / "turnout.toml"), "--protocol", protocol)
+        with pytest.raises(Mistake, match=f"no gateway answers at 127.0.0.1:{port}"):
+            arguments.answer(arguments)
 
 
 def test_people_read_a_page(bench):
@@ -136,6 +197,14 @@ def test_callers_and_headers_are_sent(gateway):
         (("small", "--from", "nowhere.npz"), "nowhere.npz"),
         (("small", "--slo", "p99"), "is no promise"),
         (("small", "--search", "p99=5ms", "--rate", "max"), "begins at a rate"),
+        (("small", "--protocol", "grpc"), "--url grpc://ADDRESS:PORT"),
+        (("small", "--url", "grpc://127.0.0.1:1", "--protocol", "http"), "contradicts --url"),
+        (("small", "--url", "127.0.0.1:8000"), "is no URL of a gateway"),
+        (("small", "--url", "http://127.0.0.1:99999"), "is no URL of a gateway"),
+        (("small", "--url", "http://127.0.0.1:1", "--insecure"), "are about TLS"),
+        (("small", "--url", "https://127.0.0.1:1", "--ca", "nowhere.pem"), "--ca nowhere.pem: "),
+        (("small", "--url", "http://a..b:1"), "a..b: "),
+        (("small", "--url", "grpc://127.0.0.1:1"), "no gateway answers at 127.0.0.1:1: .*refused"),
     ],
 )
 def test_a_mistake_is_said_in_words(bench, words, message):
