@@ -8,7 +8,7 @@ DEMO := build/demo/requests/digits.json
 NAME ?= ladder
 ARGS ?=
 
-.PHONY: serve test check fix bench loadtest chaos docs clean
+.PHONY: serve test check fix bench bench-gpu loadtest chaos hostile docs clean
 .DEFAULT_GOAL := test
 
 serve: $(DEMO)  ## Serve the demo's models on Ray Serve; Ctrl-C ends it.
@@ -32,11 +32,17 @@ bench: $(READY) $(DEMO)  ## Run a benchmark, NAME=ladder by default; its rows go
 	@mkdir -p build/bench
 	@$(BIN)/python -m loadtests.$(NAME) $(ARGS)
 
+bench-gpu: $(READY)  ## Is the GPU what limits its models? With a simulated one where there is none.
+	@$(BIN)/python -m loadtests.gpubench $(ARGS)
+
 loadtest: $(READY) $(DEMO)  ## Ask a gateway while its traffic changes, and say yes or no; UI=1: in a browser.
 	@$(BIN)/python -m loadtests.loadtest $(if $(UI),--ui) $(ARGS)
 
 chaos: $(READY)  ## Break one thing after another under load; ends with 1 if a promise is not kept.
 	@$(BIN)/python -m loadtests.chaos $(ARGS)
+
+hostile: $(READY)  ## Attack a gateway beside good clients; ends with 1 if they notice, or memory grows.
+	@$(BIN)/python -m loadtests.hostile $(ARGS)
 
 docs: $(READY)  ## Hold the documentation against the code.
 	@$(BIN)/python -m pytest -q tests/test_house.py

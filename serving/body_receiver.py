@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SKIPPED_BYTES_MAX = 1 << 20
 """A refused body up to this size is read and dropped, so that its connection can go on."""
+CHUNKS_AT_ONCE = 8
+"""Chunks that are taken in the place of a request, so that a turn of the loop takes 128, or 0.11 ms."""
 NOTHING = memoryview(b"")
 SLACK_BYTES = 64
 """More room than a body needs: where a read fills all that it was offered, libuv at once tries another."""
@@ -167,7 +169,7 @@ class ChunkedBody:
         return self._chunks.done
 
     def feed(self, data: bytes) -> int:
-        """Take what has arrived and return how many of its bytes belong to this body.
+        """Take what has arrived, or a part of it, and return how many bytes that is; the rest is for later.
 
         Raises
         ------
@@ -176,7 +178,7 @@ class ChunkedBody:
         Unavailable
             If there are too many bodies in memory.
         """
-        used = self._chunks.feed(data)
+        used = self._chunks.feed(data, CHUNKS_AT_ONCE)
         grown = len(self._chunks.body) - self._counted
         self._bodies.count(grown)
         self._counted += grown

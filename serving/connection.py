@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 INFER = Resource.MODEL_INFER
 NOT_HTTP = b"\0"
 """Bytes that no request begins with."""
-REQUESTS_MAX = 64
+REQUESTS_MAX = 16
 """How many requests of one client are served before the loop turns to the others."""
 GATHER_BYTES_MAX = 16 * 1024
 """A body up to this size is gathered with its head; a larger one gets a buffer of its own."""
@@ -46,8 +46,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_body", "_body_start", "_busy", "_choked_ns", "_chunks", "_discard", "_ending", "_head", "_heads",
-        "_idle_ns", "_lingers_ns", "_listener", "_paused", "_request", "_seen", "_since_ns", "_tail",
-        "_usual", "_usual_bytes", "_usual_head", "free", "receiver", "served", "transport",
+        "_idle_ns", "_lingers_ns", "_listener", "_paused", "_request", "_seen", "_sent_bytes", "_since_ns",
+        "_tail", "_usual", "_usual_bytes", "_usual_head", "free", "receiver", "served", "transport",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -61,13 +61,12 @@ class Connection(asyncio.Protocol):
         self._busy = self._ending = self._paused = False
         self._tail = b""
         self._body: memoryview | None = None
-        self._body_start = self._discard = 0
+        self._body_start = self._discard = self._seen = self.served = self._sent_bytes = 0
         self.receiver: BodyReceiver | None = None
         self._chunks: ChunkedBody | None = None
         self._choked_ns = self._lingers_ns = self._since_ns = 0
         """Since when the client does not read, was told goodbye, and is sending its request; 0 is not."""
         self._idle_ns = monotonic_ns()
-        self._seen = self.served = 0
         self._usual, self._usual_bytes = NOT_HTTP, -1
         """The head of the request before, and how long a request with that head is."""
         self._usual_head: Head = None  # type: ignore[assignment]  # Set with the other two.
@@ -106,10 +105,8 @@ class Connection(asyncio.Protocol):
         if self._request is not None:
             self._request.dropped = True
             self._request = None
-        self._ending, self.free = True, False
-        self.receiver = None
+        self._ending, self.free, self.receiver, self._tail = True, False, None, b""
         self._drop_body(read=True)
-        self._tail = b""
         self._listener.forget(self)
 
     def eof_received(self) -> bool:
@@ -119,12 +116,13 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Stop taking requests from a client that does not read its answers."""
-        self._choked_ns = monotonic_ns()
-        self.free = False
+        self._choked_ns, self.free = monotonic_ns(), False
+        self._listener.unread.wait(self, self._sent_bytes)  # All of it, until its last byte is out.
 
     def resume_writing(self) -> None:
         """Go on once it has read them."""
         self._choked_ns = 0
+        self._listener.unread.leave(self)
         self._go_on()
 
     def _keep(self, data: bytes) -> None:
@@ -326,8 +324,9 @@ class Connection(asyncio.Protocol):
         try:
             if self._head.usual and not self._listener.draining:  # type: ignore[union-attr]
                 data = frame(request, results, start, stop)
-                if len(data) > (bytes_max := self._listener.answer_bytes_max):
-                    raise http.too_long(len(data), bytes_max)
+                self._sent_bytes = size = len(data)
+                if size > (bytes_max := self._listener.answer_bytes_max):
+                    raise http.too_long(size, bytes_max)
                 self.transport.write(data)
                 self._busy = False
             else:
@@ -377,6 +376,7 @@ class Connection(asyncio.Protocol):
             self._send(http.error_message(told, self._head, keep_alive=keep_alive), keep_alive=keep_alive)
 
     def _send(self, data: bytes, *, keep_alive: bool) -> None:
+        self._sent_bytes = len(data)
         self.transport.write(data)
         if not keep_alive:
             self._end()

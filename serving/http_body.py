@@ -50,10 +50,11 @@ class Chunks:
         state = "done" if self.done else "trailers" if self._trailing else f"{self._left} bytes to go"
         return f"<Chunks: {self._chunks} chunks, {self._bytes_max - self._room} bytes, {state}>"
 
-    def feed(self, data: bytes | bytearray | memoryview) -> int:
+    def feed(self, data: bytes | bytearray | memoryview, at_once_max: int = 1 << 62) -> int:
         """Take what has arrived and return how many of its bytes belong to this body.
 
-        Those are all of them unless the body is done. After an error the object is of no use.
+        Those are all of them unless the body is done, or so many chunks were taken `at_once` that the rest is
+        to be fed later. After an error the object is of no use.
 
         Raises
         ------
@@ -64,18 +65,19 @@ class Chunks:
         HeadTooLarge
             If the trailers pass `head_bytes_max`.
         """
+        until = self._chunks + at_once_max
         with memoryview(data) as view:
             at, end = 0, len(view)
-            while at < end and not self.done:
+            while at < end and not self.done and self._chunks < until:
                 if self._trailing:
                     at = self._take_trailer(view, at)
                 elif self._begun:
                     at = self._take_rest_of_size(view, at)
                 else:
-                    at = self._take_chunks(view, at)
+                    at = self._take_chunks(view, at, until)
         return at
 
-    def _take_chunks(self, view: memoryview, at: int) -> int:
+    def _take_chunks(self, view: memoryview, at: int, until: int) -> int:
         """Take content and whole size lines until there are no more; keep the beginning of one."""
         end, body, match = len(view), self.body, _SIZE.match
         while True:
@@ -92,7 +94,7 @@ class Chunks:
                 return end
             at = line.end()
             self._open(line[1])
-            if self._trailing:
+            if self._trailing or self._chunks >= until:
                 return at
 
     def _take_rest_of_size(self, view: memoryview, at: int) -> int:

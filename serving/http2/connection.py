@@ -119,10 +119,12 @@ class Connection:
     def receive(self, data: bytes) -> int:
         """Take what arrived, and return how many of its bytes are done with.
 
-        The rest, less than `FRAME_BYTES_MIN` and a frame's header, is to be given again with more behind it.
+        The rest, less than `FRAME_BYTES_MIN` and a frame's header unless patience is `weary`, is to be given
+        again with more behind it.
         """
         if self.over:
             return len(data)
+        self.patience.borne = 0
         try:
             if self.greeted and not self._incoming.left:
                 return self._frames(data, 0)
@@ -167,6 +169,9 @@ class Connection:
                         self._head(flags, id_, block)
                 else:
                     self._control(kind, flags, id_, data[begin:stop])
+                    if self.patience.weary:
+                        at = stop
+                        break
             except StreamFault as fault:
                 self._break_off(id_, fault)
             at = stop

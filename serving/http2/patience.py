@@ -13,6 +13,8 @@ from serving.http2.errors import Code, ConnectionFault
 
 EARNED_BY_ANSWER = 8
 """Idle frames that a finished request pays for: clients update two windows, and some ping, for each."""
+WEARY = 16
+"""So much that brings nothing is taken of a peer at a time. 16 PINGs take 18 us, as many resets up to 230."""
 EARNED_BY_FRAME = 2
 """Idle frames that a message of ours pays for, or a longer DATA frame: its share of window updates."""
 
@@ -24,14 +26,21 @@ class Patience:
     ----------
     idle_frames, resets : int
         What the peer has used of each since the last look, less what it earned; never below zero.
+    borne : int
+        Of both together what was borne since whoever reads began anew.
     """
 
-    __slots__ = ("_idle_frames_max", "_resets_max", "idle_frames", "resets")
+    __slots__ = ("_idle_frames_max", "_resets_max", "borne", "idle_frames", "resets")
 
     def __init__(self, bounds: Bounds) -> None:
         self._idle_frames_max = bounds.idle_frames_max
         self._resets_max = bounds.resets_max
-        self.idle_frames = self.resets = 0
+        self.idle_frames = self.resets = self.borne = 0
+
+    @property
+    def weary(self) -> bool:
+        """Whether so much was borne at a time that it is others' turn."""
+        return self.borne >= WEARY
 
     def idle(self, what: str) -> None:
         """Count a frame that brought nothing.
@@ -42,6 +51,7 @@ class Patience:
             If there were too many.
         """
         self.idle_frames += 1
+        self.borne += 1
         if self.idle_frames > self._idle_frames_max:
             raise ConnectionFault(
                 Code.ENHANCE_YOUR_CALM,
@@ -57,6 +67,7 @@ class Patience:
             If there were too many.
         """
         self.resets += 1
+        self.borne += 1
         if self.resets > self._resets_max:
             raise ConnectionFault(
                 Code.ENHANCE_YOUR_CALM,

@@ -90,10 +90,20 @@ class Connection(asyncio.Protocol):
             self._tail = b""
         used = self._core.receive(data)
         if used != len(data):
-            self._tail = data[used:]  # Less than a frame.
+            self._tail = data[used:]  # Less than a frame, unless it is others' turn.
+            if self._core.patience.weary and not self._core.over:
+                self.transport.pause_reading()
+                self._server.tire(self)
         self.heard = True
         if not self._dirty and self.sender.out:
             self.touch()
+
+    def go_on(self) -> None:
+        """Take more of what was read, now that others had their turn."""
+        if not self._core.over and not self.transport.is_closing():
+            if not self.choked_ns:
+                self.transport.resume_reading()
+            self.data_received(b"")
 
     def eof_received(self) -> bool:
         """Take the end of the input as the end of interest."""

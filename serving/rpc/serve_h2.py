@@ -7,15 +7,18 @@ import logging
 import math
 import socket
 import ssl
+from collections import deque
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic_ns
 
 from serving.config import Config
+from serving.ebb import Ebb
 from serving.errors import Unavailable
 from serving.http2.blocks import shared_heads
 from serving.http2.bounds import FRAME_BYTES_MIN, Bounds
 from serving.http2.errors import Code
+from serving.loader import give_back
 from serving.rpc.h2_connection import Connection
 from serving.rpc.intake import Store
 from serving.rpc.service import Service
@@ -57,6 +60,7 @@ class Server:
 
     def __init__(self, service: Service, config: Config) -> None:
         self.service = service
+        self.seats = service.gateway.seats
         self.limits = limits = config.limits
         self.bounds = Bounds(
             streams_max=config.grpc.streams_max,
@@ -67,6 +71,7 @@ class Server:
         self.heads = shared_heads()
         self.reader = Reader(service)
         self.store = Store(limits.bodies_bytes_max)
+        self._ebb = Ebb()
         self.unsent = Unsent(limits.bodies_bytes_max)
         self.threads = ThreadPoolExecutor(THREADS_MAX, "turnout-grpc")
         self.loop = asyncio.get_running_loop()
@@ -78,6 +83,7 @@ class Server:
         self._tls = _tls(config)
         self._connections: set[Connection] = set()
         self._dirty: list[Connection] = []
+        self._tiresome: deque[Connection] = deque()
         self._server: asyncio.Server | None = None
         self._looking: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -118,14 +124,16 @@ class Server:
     def admit(self, connection: Connection) -> bool:
         """Count a new connection; False if there are too many."""
         self._connections.add(connection)
-        excess = len(self._connections) - self.limits.connections_max
+        excess = max(len(self._connections) - self.limits.connections_max, self.seats.take())
         if excess > REFUSED_MAX:
             connection.transport.abort()
         return excess <= 0
 
     def forget(self, connection: Connection) -> None:
         """Stop counting a connection that is closed."""
-        self._connections.discard(connection)
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self.seats.leave()
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         """Run `work` beside the connections."""
@@ -139,6 +147,23 @@ class Server:
             self.loop.call_soon(self._flush)
         self._dirty.append(connection)
 
+    def tire(self, connection: Connection) -> None:
+        """Let a connection go on whose client sends what brings nothing, when others had their turn."""
+        if not self._tiresome:
+            self.loop.call_soon(self._tend)
+        self._tiresome.append(connection)
+
+    def _tend(self) -> None:
+        """Let one of them go on; however many there are, others wait for one at a time."""
+        connection = self._tiresome.popleft()
+        if self._tiresome:
+            self.loop.call_soon(self._tend)
+        try:
+            connection.go_on()
+        except Exception:  # It must not cost the others theirs.
+            log.exception("event=go_on_broke")
+            connection.transport.abort()
+
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for connection in dirty:
@@ -151,17 +176,22 @@ class Server:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(self._look_s)
-            calls, streams_max = sum(len(each.core.streams) for each in self._connections), 0
-            if calls <= CALLS_MAX:
-                streams_max = self.bounds.streams_max
-            for number, connection in enumerate(list(self._connections), 1):
-                connection.core.streams_max = streams_max
-                try:
-                    connection.look(monotonic_ns())
-                except Exception:  # Else nobody's time would ever be up again.
-                    log.exception("event=look_broke")
-                if number % LOOKS_MAX == 0:
-                    await asyncio.sleep(0)
+            await self._look_once()  # Whose end lets go of the last connection.
+            if self._ebb.look(self.unsent.bytes_now + self.store.bytes_now):
+                await self.loop.run_in_executor(self.threads, give_back)
+
+    async def _look_once(self) -> None:
+        calls, streams_max = sum(len(each.core.streams) for each in self._connections), 0
+        if calls <= CALLS_MAX:
+            streams_max = self.bounds.streams_max
+        for number, connection in enumerate(list(self._connections), 1):
+            connection.core.streams_max = streams_max
+            try:
+                connection.look(monotonic_ns())
+            except Exception:  # Else nobody's time would ever be up again.
+                log.exception("event=look_broke")
+            if number % LOOKS_MAX == 0:
+                await asyncio.sleep(0)
 
     async def drain(self, s_max: float) -> None:
         """Accept no more, answer what is under way, and close: clients are told by a GOAWAY."""

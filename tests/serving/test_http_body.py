@@ -61,6 +61,21 @@ def test_a_body_read_byte_by_byte_is_the_same(stream: tuple[bytes, bytes]) -> No
     assert outcome(data, list(range(len(data)))) == (body, True, len(data))
 
 
+@given(streams(), st.binary(max_size=30), st.integers(1, 5))
+def test_a_body_of_which_only_so_many_chunks_are_taken_at_once_is_the_same(
+    stream: tuple[bytes, bytes], after: bytes, at_once: int
+) -> None:
+    """So that one client's million of chunks does not hold up the others."""
+    data, body = stream
+    chunks, at = Chunks(LIMITS), 0
+    while not chunks.done:
+        before = chunks._chunks
+        took = chunks.feed((data + after)[at:], at_once)
+        assert took and chunks._chunks - before <= at_once
+        at += took
+    assert (bytes(chunks.body), at) == (body, len(data))
+
+
 @given(streams(), st.data())
 def test_a_body_cut_short_is_not_done(stream: tuple[bytes, bytes], data: st.DataObject) -> None:
     """No proper beginning of a body passes for the whole."""

@@ -428,6 +428,24 @@ def test_a_client_that_never_reads_is_cut_off(impatient):
     assert eventually(lambda: impatient.listener.connections == impatient.listener.bodies.bytes_now == 0)
 
 
+def test_answers_that_nobody_reads_are_bounded_together(folder):
+    """Who has not read for longest goes first; one who reads gets all of it."""
+    values = rows(1, 1_000_000)
+    bound = 3 * values.nbytes
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(serve(folder, limits={"bodies_bytes_max": bound}))
+        silent = [stack.enter_context(Client(running)) for _ in range(6)]
+        for client in silent:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.send(in_binary("echo", values))
+        unread = running.listener.unread
+        assert eventually(lambda: unread.cut >= 3)
+        assert unread.bytes_now <= bound
+        with Client(running) as reading:
+            assert len(reading.ask(in_binary("echo", values)).raw) == values.nbytes
+    assert eventually(lambda: unread.bytes_now == 0)
+
+
 def test_a_slow_reader_of_its_last_answer_gets_all_of_it(folder):
     """It was cut off after the two seconds that are meant for clients who were refused."""
     with serve(folder, limits={"send_s_max": 20}) as running, Client(running) as client:

@@ -23,6 +23,7 @@ from serving.http2.frames import (
     PRIORITY,
     frame,
 )
+from serving.http2.patience import WEARY
 from serving.http2.settings import INITIAL_WINDOW_SIZE
 from tests.serving.http2.hostile import OPEN, SMALL, literal, reset, setting, update
 from tests.serving.http2.talking import (
@@ -73,6 +74,25 @@ def test_a_flood_of_frames_that_bring_nothing_ends_the_connection(flood: str) ->
     assert found is not None
     assert found[0] is Code.ENHANCE_YOUR_CALM
     assert "bring nothing" in found[1]
+
+
+@pytest.mark.parametrize("flood", ["pings", "settings"])
+def test_a_burst_of_them_is_taken_in_parts_and_comes_to_the_same(flood: str) -> None:
+    """Whoever serves may turn to others in between."""
+    whole, parts = Recorder(SMALL), Recorder(SMALL)
+    for server in (whole, parts):
+        server.receive(GREETING + OPEN)
+        server.core.patience.renew()
+    count = 2 * WEARY + 5
+    for _ in range(count):
+        whole.receive(IDLE[flood])
+    data, calls = IDLE[flood] * count, 0
+    while data:
+        used = parts.core.receive(data)
+        assert used <= WEARY * len(IDLE[flood])
+        data, calls = data[used:], calls + 1
+    assert calls == 3
+    assert parts.sent() == whole.sent()
 
 
 @pytest.mark.parametrize("flood", IDLE)

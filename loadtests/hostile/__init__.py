@@ -1,0 +1,1 @@
+"""What `make hostile` is made of."""
