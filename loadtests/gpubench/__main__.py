@@ -102,7 +102,7 @@ class Run:
     def _cycled(self, running: Server) -> Iterator[Row]:
         simulated = self._stage.simulated
         wanted = [cases.BY_NAME[CYCLED_SIMULATED]] if simulated else self._cases
-        count = cycles.SETTLING * 2 if self._quick else cycles.CYCLES
+        count = cycles.SETTLING + 10 if self._quick else cycles.CYCLES
         for case in wanted:
             if self._wants(case.name):
                 made = cycles.cycled(case, running, gpu=not simulated, cycles=count)

@@ -14,8 +14,8 @@ from loadtests.switching.access import admin
 from loadtests.switching.admin import Admin
 
 CYCLES = 200
-SETTLING = 20
-"""Cycles before the first look: until then allocators still grow to what a load needs."""
+SETTLING = 100
+"""Cycles before the first look: until then fills what is bounded, such as answers of versions that left."""
 S_MAX = 150.0
 """Of one case. Where loads take seconds, there are fewer cycles then, and the row says how many."""
 GROWTH_MIB = Goal(32, Better.LOWER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,7 +49,9 @@ class Stage:
 
     @contextlib.contextmanager
     def gateway(self, models: Sequence[str]) -> Iterator[Server]:
-        """Serve these models until the block ends."""
+        """Serve these models until the block ends; who was live at an earlier time is forgotten."""
+        shutil.rmtree(self.state, ignore_errors=True)
+        page_file(self.state).unlink(missing_ok=True)
         ports = [server.free_port() for _ in range(4)]
         file = (self.folder / "run" / "gateway.toml").absolute()
         file.parent.mkdir(parents=True, exist_ok=True)

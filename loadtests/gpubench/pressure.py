@@ -23,7 +23,7 @@ BUSY = 0.95
 """From here on the load's core is the limit."""
 OTHERS_MAX = 0.1
 """A measurement during which others used more cores is made again, and the less disturbed one counts."""
-AGAIN_MAX = 20
+AGAIN_MAX = 12
 """How often in all: on a busy machine a benchmark has an end, too, and says how busy the machine was."""
 
 

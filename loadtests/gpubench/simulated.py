@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from mmap import mmap
 from threading import Lock
 from typing import Any
 
@@ -161,7 +162,7 @@ class SimulatedAccelerator:
         """Allocate buffers."""
         return SimulatedSlot(
             {
-                each.name: np.zeros((self.rows_max, *each.shape[1:]), each.datatype.dtype)
+                each.name: _pinned((self.rows_max, *each.shape[1:]), each.datatype.dtype)
                 for each in self._spec.inputs
             }
         )
@@ -200,3 +201,9 @@ class SimulatedAccelerator:
     def close(self) -> None:
         """Note that it was given back."""
         self.closed = True
+
+
+def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array in memory of its own, which goes back to the system whole, as pinned memory does."""
+    size_bytes = max(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, 1)
+    return np.ndarray(shape, dtype, mmap(-1, size_bytes))
