@@ -52,6 +52,8 @@ class Answering:
         self._first_s = 0.0
         self._read: dict[socket.socket, bytes] = {}
         self.asked: list[bytes] = []
+        self.answered_ns: list[int] = []
+        """When each answer was begun, by `time.perf_counter_ns`."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -105,6 +107,7 @@ class Answering:
         self.asked.append(read)
         pieces = self._reply(len(self.asked) - 1, id_[1] if id_ else b"")
         time.sleep(self._took_s)
+        self.answered_ns.append(time.perf_counter_ns())
         try:
             for piece in pieces or ():
                 client.sendall(piece)

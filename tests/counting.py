@@ -21,7 +21,8 @@ from serving.model import Artifact, ModelConfig, ModelSpec
 from serving.track import Batch
 from serving.wire import DATATYPES, TensorSpec
 
-READY_S_MAX = 60
+READY_S_MAX = 240
+"""A process of a low rank gets ready in a second, or far later where others want all processors."""
 
 
 class Version:

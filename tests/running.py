@@ -115,15 +115,15 @@ class Running:
     ) -> None:
         self.drain()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         admitted.keep(self.config.repository.state)
 
-    def connect(self, timeout_s: float = 10.0) -> socket.socket:
+    def connect(self, timeout_s: float = 60.0) -> socket.socket:
         """Open a plain connection."""
         host, port = self.http.rsplit(":", 1)
         return socket.create_connection((host, int(port)), timeout=timeout_s)
 
-    def exchange(self, data: bytes, timeout_s: float = 10.0) -> bytes:
+    def exchange(self, data: bytes, timeout_s: float = 60.0) -> bytes:
         """Send `data` with the last request closing the connection, and return all that comes back."""
         with self.connect(timeout_s) as client:
             client.sendall(data)

@@ -1,8 +1,6 @@
 """Several replicas and a control without Ray: real processes that a test can stop, kill and start again.
 
-    python -m tests.stage control|replica FOLDER [NAME]
-
-is one of them; what it is to serve is in FOLDER/config.json. A replica ends with SIGTERM as on Ray.
+What they are to serve is in FOLDER/config.json. A replica ends with SIGTERM as on Ray.
 """
 
 from __future__ import annotations
@@ -10,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 import urllib.error
@@ -24,6 +22,8 @@ from typing import Any, Self
 
 from serving.config import Config, parse
 from serving.sockets import Holder, bound_at, fetch, listen
+from tests import admitted
+from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_S_MAX = 60.0
@@ -59,6 +59,7 @@ class Stage:
                 "repository": {"path": str(repository), "state": str(folder / "state")},
                 "traffic": traffic or {},
                 "drift": drift or {"enabled": False},
+                "shadow": {"age_s_max": 600},  # Its process has the lowest rank, and others may be busy.
                 **more,
             }
         )
@@ -66,9 +67,10 @@ class Stage:
         sockets = {name: listen("127.0.0.1:0") for name in ("http", "metrics", "admin")}
         self.http, self.admin = bound_at(sockets["http"]), bound_at(sockets["admin"])
         self._holder = Holder(self.folder, sockets, "launcher")
-        self.control: subprocess.Popen[bytes] | None = None
-        self.replicas: dict[str, subprocess.Popen[bytes]] = {}
+        self.control: Forked | None = None
+        self.replicas: dict[str, Forked] = {}
         self.log = (folder / "log").open("ab")
+        admitted.lend(self.config.repository.state)
 
     def __enter__(self) -> Self:
         return self
@@ -82,12 +84,13 @@ class Stage:
             process.wait(10)
         self._holder.close()
         self.log.close()
+        admitted.keep(self.config.repository.state)
         if error is not None:
             print(Path(self.log.name).read_text()[-8000:], file=sys.stderr)
 
     def start_control(self, die_at: str = "") -> None:
         """Start a control; with `die_at` it kills itself before that step of the first change."""
-        self.control = self._start("control", die_at)
+        self.control = Forked(self.log, run_control, self.folder, die_at)
         self._wait(lambda: self.ask("GET", "/v2/traffic")[0] == 200)
 
     def start_replica(self, name: str) -> None:
@@ -98,11 +101,7 @@ class Stage:
     def begin_replica(self, name: str) -> None:
         """Start a replica."""
         (self.folder / f"{name}.ready").unlink(missing_ok=True)
-        self.replicas[name] = self._start("replica", name)
-
-    def _start(self, what: str, *more: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.stage", what, str(self.folder), *more]
-        return subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log)
+        self.replicas[name] = Forked(self.log, run_replica, self.folder, name)
 
     def _wait(self, holds: Any) -> None:
         until_s = time.monotonic() + READY_S_MAX
@@ -155,6 +154,8 @@ class Stage:
 
 def run_control(folder: Path, die_at: str) -> None:
     """Be a control until SIGTERM."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    _log()
     from serving.control.desk import Desk
 
     def step(name: str) -> None:
@@ -170,6 +171,7 @@ def run_control(folder: Path, die_at: str) -> None:
 
 def run_replica(folder: Path, name: str) -> None:
     """Be a replica until SIGTERM."""
+    _log()
     import uvloop
 
     from serving.control.desk import brakes_folder
@@ -192,6 +194,10 @@ def run_replica(folder: Path, name: str) -> None:
     uvloop.run(serve())
 
 
+def _log() -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+
+
 def _config(folder: Path) -> Config:
     return Config.model_validate_json((folder / "config.json").read_bytes())
 
@@ -207,15 +213,3 @@ def staged(
             stage.begin_replica(f"r{number}")
         stage._wait(lambda: all((stage.folder / f"r{number}.ready").exists() for number in range(replicas)))
         yield stage
-
-
-if __name__ == "__main__":
-    import logging
-
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
-    kind, at, *rest = sys.argv[1:]
-    if kind == "control":
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        run_control(Path(at), rest[0] if rest else "")
-    else:
-        run_replica(Path(at), rest[0])

@@ -57,7 +57,7 @@ class Connects(Protocol):
 class Client:
     """A connection that keeps what it read too much of for the next answer."""
 
-    def __init__(self, gateway: Connects, timeout_s: float = 10.0) -> None:
+    def __init__(self, gateway: Connects, timeout_s: float = 60.0) -> None:
         self.socket = gateway.connect(timeout_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.read = b""
@@ -168,7 +168,7 @@ def rows(count: int, columns: int, start: float = 0.0) -> NDArray[np.float32]:
     return (np.arange(count * columns, dtype=np.float32) + np.float32(start)).reshape(count, columns)
 
 
-def eventually(holds: Callable[[], bool], s_max: float = 5.0) -> bool:
+def eventually(holds: Callable[[], bool], s_max: float = 60.0) -> bool:
     """Say whether something comes to hold in time."""
     until_s = time.monotonic() + s_max
     while not holds():

@@ -17,6 +17,8 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 
+from tests.commanding import turnout
+
 START_S_MAX = 90.0
 """Ray starts within 15 s on two cores that have nothing else to do; tests may share them."""
 LEAK_BYTES_MAX = 96 << 20
@@ -82,9 +84,7 @@ class Served:
 
     def turnout(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the command line against this gateway."""
-        command = [sys.executable, "-m", "serving.cli", *words, "--config", str(self.config)]
-        here = Path(__file__).parents[2]
-        return subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=90)
+        return turnout(*words, "--config", str(self.config))
 
     def is_ready(self) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Does anything grow or slow down when versions come and go a thousand times?"""
+"""Does anything grow or slow down when versions come and go hundreds of times?"""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 MIB = 1 << 20
 PLAY_S_MAX = 100.0
-CYCLES = 1000
+CYCLES = 400
 SETTLED = 100
 """Cycles after which memory has found its size: pools, caches and lazy imports are filled."""
 REQUESTS = 20
@@ -112,8 +112,8 @@ def alone(scene: Scene[T], folder: Path, *, collect: bool = True) -> T:
         return process.submit(play, scene, folder, collect).result(PLAY_S_MAX)
 
 
-class Thousand(NamedTuple):
-    """What a thousand cycles measured: of requests to two models, and after `SETTLED` and all cycles."""
+class Hundreds(NamedTuple):
+    """What hundreds of cycles measured: of requests to two models, and after `SETTLED` and all cycles."""
 
     costs_us: list[tuple[float, float]]
     bytes_: list[int]
@@ -129,8 +129,8 @@ async def counted(gateway: Gateway) -> None:
         await asyncio.sleep(0.05)
 
 
-async def load_and_unload(gateway: Gateway) -> Thousand:
-    measured = Thousand([], [], [], [])
+async def load_and_unload(gateway: Gateway) -> Hundreds:
+    measured = Hundreds([], [], [], [])
     for cycle in range(CYCLES):
         measured.costs_us.append((await cost_us(gateway, "m"), await cost_us(gateway, "kept")))
         await gateway.shelf.unload("m")
@@ -144,13 +144,13 @@ async def load_and_unload(gateway: Gateway) -> Thousand:
     return measured
 
 
-def test_a_thousand_loads_and_unloads_leave_memory_threads_and_request_cost_flat(tmp_path):
+def test_hundreds_of_loads_and_unloads_leave_memory_threads_and_request_cost_flat(tmp_path):
     place(tmp_path / "models", "m", 1, mlp())
     place(tmp_path / "models", "kept", 1, mlp(1))
     measured = alone(load_and_unload, tmp_path)
     for before, after, most in (
-        (*measured.bytes_, 16 * MIB),  # 18 kB a cycle, of which a model that stayed would take ten times as much.
-        (*measured.objects, 500),
+        (*measured.bytes_, 12 * MIB),  # 18 kB a cycle; a model that stayed would take ten times as much.
+        (*measured.objects, 250),
         (*measured.threads, 1),  # The thread of the last unload may not have ended yet.
     ):
         assert after - before <= most
@@ -159,7 +159,7 @@ def test_a_thousand_loads_and_unloads_leave_memory_threads_and_request_cost_flat
             statistics.median(costs_us[10 : SETTLED + 10]),
             statistics.median(costs_us[-SETTLED:]),
         )
-        assert after_us < 2 * before_us  # What grows with the cycles would take fifty times as long.
+        assert after_us < 2 * before_us  # What grows with the cycles would take six times as long.
 
 
 async def load_and_unload_much(gateway: Gateway) -> list[tuple[int, int]]:
@@ -274,8 +274,8 @@ def test_a_candidate_that_hangs_does_not_hold_up_the_end(tmp_path):
         time.sleep(0.5)
         began_s = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        assert time.monotonic() - began_s < 15
+        process.wait(60)
+        assert time.monotonic() - began_s < 40  # Of the 50 s that the candidate may take.
         _, alive = psutil.wait_procs(trials, timeout=10)
         assert alive == []
     finally:

@@ -25,7 +25,7 @@ from tests.running import Running
 from tests.stage import ROOT, Stage, staged
 from tests.talking import eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 ROW = [1.0, 2.0, 3.0, 4.0]
 UNLOADED = "UNLOADED"
@@ -125,7 +125,7 @@ def test_what_is_ordered_outlives_replicas_and_controls(tmp_path: Path, reposito
         kill(stage, "r0", "r1")
         assert stage.control is not None
         stage.control.kill()
-        stage.control.wait(10)
+        stage.control.wait(60)
         stage.start_control()
         stage.start_replica("r2")
         assert triton.get_model_config("m")["max_batch_size"] == 3
@@ -137,7 +137,7 @@ def test_what_is_ordered_outlives_replicas_and_controls(tmp_path: Path, reposito
         assert answers(stage).keys() == {UNLOADED}
         triton.load_model("m", headers=operator(stage))
         stage.control.kill()
-        stage.control.wait(10)
+        stage.control.wait(60)
         assert eventually(
             lambda: "the control" in refusal(triton.unload_model, "m", headers=operator(stage))[1]
         )
@@ -154,7 +154,7 @@ def refusal(verb: Any, *arguments: Any, **more: Any) -> tuple[str, str]:
 def kill(stage: Stage, *names: str) -> None:
     for name in names:
         stage.replicas[name].kill()
-        stage.replicas.pop(name).wait(10)
+        stage.replicas.pop(name).wait(60)
 
 
 def test_requests_under_way_are_answered_while_a_model_is_loaded_anew(stage: Stage) -> None:

@@ -459,7 +459,7 @@ def test_a_second_gateway_on_the_same_port_says_so_at_once(served: Served) -> No
     said = _serve(served, [])
     assert said.returncode == 2
     assert f"cannot listen at 127.0.0.1:{served.http}: another program listens there" in said.stderr
-    assert time.monotonic() - began_s < 15
+    assert time.monotonic() - began_s < 60
 
 
 def test_a_gateway_without_authentication_is_refused(served: Served) -> None:

@@ -33,7 +33,7 @@ from tests.talking import eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 CLIENTS = 4
-REQUESTS_PER_S = 100
+REQUESTS_PER_S = 200
 """Of each client."""
 LABEL_DELAY_S = 1.5
 OVER_S_MAX = 90.0
@@ -225,13 +225,13 @@ def kill_one_after_the_other(stage: Stage, pager: Pager) -> None:
     """Kill the control, a replica and the receiver, and start each again."""
     assert stage.control is not None
     stage.control.send_signal(signal.SIGKILL)
-    stage.control.wait(10)
+    stage.control.wait(60)
     pager.kill()
     time.sleep(0.5)
     stage.start_control()
     replica = stage.replicas.pop("r0")
     replica.kill()
-    replica.wait(10)
+    replica.wait(60)
     time.sleep(0.5)
     stage.start_replica("r0")
     pager.start()
@@ -252,7 +252,7 @@ def test_a_bad_candidate_goes_back_and_a_good_one_goes_live_whoever_is_killed(
     stage: Stage, demo_folder: Path, pager: Pager
 ) -> None:
     with Callers(stage, demo_folder) as callers:
-        assert eventually(lambda: callers.given > 400, 30), (callers.statuses, callers.given)
+        assert eventually(lambda: callers.given > 400), (callers.statuses, callers.given)
 
         begin(stage, 9, "20%")
         assert eventually(lambda: callers.versions.get("9", 0) > 20, 60), rollout(stage)
@@ -264,7 +264,7 @@ def test_a_bad_candidate_goes_back_and_a_good_one_goes_live_whoever_is_killed(
         verdict = said["rollout"]["verdict"]
         assert verdict["word"] == "Failed"
         assert set(verdict["quality"]) == {"7", "9"}, "it says how version 7 does on the same requests"
-        assert eventually(lambda: len(pager.events("rollback.completed")) == 1, 30)
+        assert eventually(lambda: len(pager.events("rollback.completed")) == 1)
         [alert] = pager.events("rollback.completed")
         assert alert["revision"] == said["history"][-1]["revision"]
         assert verdict["message"] in json.dumps(alert["data"])
@@ -274,7 +274,7 @@ def test_a_bad_candidate_goes_back_and_a_good_one_goes_live_whoever_is_killed(
         assert advised["data"]["reasons"]
         before = callers.versions["9"]
 
-        begin(stage, 8, "20%")
+        begin(stage, 8, "50%")
         assert eventually(lambda: callers.versions.get("8", 0) > 20, 60), rollout(stage)
         kill_one_after_the_other(stage, pager)
         assert eventually(lambda: phase(stage) == "Healthy", OVER_S_MAX), rollout(stage)
@@ -283,7 +283,7 @@ def test_a_bad_candidate_goes_back_and_a_good_one_goes_live_whoever_is_killed(
         verdict = said["rollout"]["verdict"]
         assert verdict["word"] == "Successful"
         assert all(each["speaks"] for each in verdict["found"]["metrics"] if each["name"] in verdict["asked"])
-        assert eventually(lambda: len(pager.events("rollout.promoted")) == 1, 30)
+        assert eventually(lambda: len(pager.events("rollout.promoted")) == 1)
         assert callers.versions["9"] == before, "nobody is answered by what was rolled back"
         assert len(pager.events("rollback.completed")) == 1
     assert all_recomputes(stage) >= 4
@@ -297,16 +297,16 @@ def test_a_version_that_turns_bad_after_its_promotion_goes_back_and_is_to_be_tra
     stage: Stage, demo_folder: Path, pager: Pager
 ) -> None:
     with Callers(stage, demo_folder) as callers:
-        begin(stage, 8, "20%")
+        begin(stage, 8, "50%")
         assert eventually(lambda: phase(stage) == "Healthy", OVER_S_MAX), rollout(stage)
         labelled = callers.given
-        assert eventually(lambda: callers.given > labelled + 1500, 30)
+        assert eventually(lambda: callers.given > labelled + 1500)
         assert phase(stage) == "Healthy", rollout(stage)
         callers.shift = 1
         assert eventually(lambda: phase(stage) == "Degraded", OVER_S_MAX), rollout(stage)
         said = rollout(stage)
         assert (said["rollout"]["reason"], said["route"]) == ("AnalysisFailed", "7=100%"), said["words"]
-        assert eventually(lambda: len(pager.events("rollback.completed")) == 1, 30)
-        assert eventually(lambda: len(pager.events("quality.degraded")) >= 1, 30)
-        assert eventually(lambda: len(pager.events("retrain.requested")) == 1, 30)
+        assert eventually(lambda: len(pager.events("rollback.completed")) == 1)
+        assert eventually(lambda: len(pager.events("quality.degraded")) >= 1)
+        assert eventually(lambda: len(pager.events("retrain.requested")) == 1)
     assert all_recomputes(stage) >= 3

@@ -19,9 +19,11 @@ from tests import models
 from tests.stage import Stage, staged
 from tests.talking import eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 ROW = [1.0, 2.0, 3.0, 4.0]
+SHADOW_S_MAX = 240.0
+"""A process of the lowest rank may have to wait for all others."""
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +160,7 @@ def test_a_brake_works_without_a_control_and_shows_with_one(stage: Stage) -> Non
     stage.change("register", "split", weights={"2": "50%", "1": "50%"})
     assert stage.control is not None
     stage.control.kill()
-    stage.control.wait(10)
+    stage.control.wait(60)
     brake = stage.state / "brake" / "register"
     brake.write_text("1")
     assert eventually(lambda: {answered_by(stage)[0] for _ in range(20)} == {"1"})
@@ -175,7 +177,7 @@ def test_data_goes_on_while_the_control_is_dead_and_a_new_one_knows_everything(s
     receipt = stage.change("register", "split", weights={"1": "100%"})
     assert stage.control is not None
     stage.control.kill()
-    stage.control.wait(10)
+    stage.control.wait(60)
     assert answered_by(stage)[1] == f"1;{receipt['revision']};static"
     stage.start_control()
     again = stage.change("register", "split", weights={"2": "100%"})
@@ -188,7 +190,7 @@ def test_a_replica_that_does_not_answer_is_ended_and_then_the_change_is_certain(
     stage.replicas["r1"].send_signal(signal.SIGSTOP)
     receipt = stage.change("register", "split", weights={"1": "100%"})
     assert (receipt["acknowledged"], receipt["killed"], receipt["confirmed"]) == (["r0"], ["r1"], True)
-    assert stage.replicas.pop("r1").wait(10) == -signal.SIGKILL
+    assert stage.replicas.pop("r1").wait(60) == -signal.SIGKILL
     assert {answered_by(stage)[0] for _ in range(20)} == {"1"}
 
 
@@ -212,13 +214,13 @@ def test_a_control_that_dies_in_any_step_leaves_the_change_done_or_not_at_all(
         stage.start_control(die_at=step)
         stage.begin_replica("r0")
         stage.start_replica("r1")
-        eventually((stage.folder / "r0.ready").exists, 20)
+        eventually((stage.folder / "r0.ready").exists)
         (stage.folder / "die").touch()
         body = {"weights": {"1": "100%"}, "why": "a test", "atomic": atomic}
         status, _ = stage.ask("POST", "/v2/models/register/traffic/split", body)
         assert status == 0
         assert stage.control is not None
-        assert stage.control.wait(10) == -signal.SIGKILL
+        assert stage.control.wait(60) == -signal.SIGKILL
         (stage.folder / "die").unlink()
         stage.start_control()
         done = step in ("publish", "receipt")
@@ -261,7 +263,7 @@ def test_a_replica_that_lost_its_control_stops_answering_where_that_is_asked_for
         assert answered_by(stage)[0] == "2"
         assert stage.control is not None
         stage.control.kill()
-        stage.control.wait(10)
+        stage.control.wait(60)
 
         def refused() -> bool:
             try:
@@ -312,8 +314,8 @@ def test_a_shadow_is_compared_with_what_was_answered_over_all_replicas(stage: St
     assert stage.change("register", "shadow", shadows={"3": "100%", "1": "100%"})["confirmed"]
     for _ in range(60):
         assert answered_by(stage)[0] == "1"
-    assert eventually(lambda: comparison(stage, "3", "1").get("rows") == 60, 30)
-    assert eventually(lambda: comparison(stage, "1", "1").get("rows") == 60, 30)
+    assert eventually(lambda: comparison(stage, "3", "1").get("rows") == 60, SHADOW_S_MAX)
+    assert eventually(lambda: comparison(stage, "1", "1").get("rows") == 60, SHADOW_S_MAX)
     other, noise = comparison(stage, "3", "1"), comparison(stage, "1", "1")
     assert other["outputs"]["y"]["difference"]["max"] == 2.0
     assert (noise["noise"], noise["outputs"]["y"]["difference"]["max"]) == (True, 0.0)
@@ -324,7 +326,7 @@ def test_what_was_compared_outlasts_the_shadow_and_promoting_it_ends_it(stage: S
     stage.change("register", "shadow", shadows={"3": "100%"})
     for _ in range(20):
         answered_by(stage)
-    assert eventually(lambda: comparison(stage, "3", "1").get("rows") == 20, 30)
+    assert eventually(lambda: comparison(stage, "3", "1").get("rows") == 20, SHADOW_S_MAX)
     receipt = stage.change("register", "promote", version="3")
     assert receipt["route"] == "3=100%"
     assert {answered_by(stage)[0] for _ in range(10)} == {"3"}
@@ -358,4 +360,4 @@ def test_one_that_is_ended_because_it_does_not_hold_back_is_in_the_receipt(stage
     stage.replicas["r1"].send_signal(signal.SIGSTOP)
     receipt = stage.change("register", "split", weights={"1": "100%"}, atomic=True)
     assert (receipt["acknowledged"], receipt["killed"], receipt["confirmed"]) == (["r0"], ["r1"], True)
-    assert stage.replicas.pop("r1").wait(10) == -signal.SIGKILL
+    assert stage.replicas.pop("r1").wait(60) == -signal.SIGKILL

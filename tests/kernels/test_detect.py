@@ -15,6 +15,7 @@ from scipy import stats
 from kernels import detect, distance
 from kernels.detect import Detector
 from tests.kernels import naive_detect as naive
+from tests.slow import slow
 
 count = st.integers(0, 60) | st.just(0)
 one_to_three, three_to_seven = st.integers(1, 3), st.integers(3, 7)
@@ -155,6 +156,7 @@ class TestValidity:
 
     @pytest.mark.parametrize("rows_per_block", [1, 3])
     @given(reference=references(features=st.just(1), bins=st.just(3)))
+    @slow
     def test_the_mean_over_all_streams_there_are_is_at_most_the_number_of_blocks(
         self, reference, rows_per_block
     ):

@@ -16,6 +16,7 @@ from sklearn.datasets import load_breast_cancer
 
 from kernels import distance
 from tests.kernels import naive_distance as naive
+from tests.slow import slow
 
 SYMMETRIC = ["psi", "psi_excess", "js", "ks", "tv", "hellinger"]
 UNSMOOTHED = ["js", "ks", "tv", "hellinger"]
@@ -43,6 +44,7 @@ def close(got, expected):
 
 @pytest.mark.parametrize("name", SYMMETRIC)
 @given(pair=pairs())
+@slow
 def test_a_distance_is_that_of_its_naive_twin_for_each_feature(name, pair):
     expected = [
         getattr(naive, name)(one, other) for one, other in zip(*map(np.ndarray.tolist, pair), strict=True)
@@ -60,6 +62,7 @@ def test_chi_squared_is_that_of_the_contingency_table(pair):
 
 @pytest.mark.parametrize("name", SYMMETRIC)
 @given(pair=pairs())
+@slow
 def test_a_distance_is_the_same_from_either_side_and_never_below_0(name, pair):
     there, back = getattr(distance, name)(*pair), getattr(distance, name)(*pair[::-1])
     close(there, back)
@@ -68,12 +71,14 @@ def test_a_distance_is_the_same_from_either_side_and_never_below_0(name, pair):
 
 @pytest.mark.parametrize("name", SYMMETRIC)
 @given(pair=pairs())
+@slow
 def test_equal_counts_are_no_distance_apart(name, pair):
     close(getattr(distance, name)(pair[0], pair[0]) ** 2, 0)
 
 
 @pytest.mark.parametrize("name", UNSMOOTHED)
 @given(pair=pairs(), times=st.integers(2, 50))
+@slow
 def test_a_distance_of_shares_does_not_depend_on_how_many_were_counted(name, pair, times):
     np.testing.assert_allclose(
         getattr(distance, name)(pair[0], times * pair[1]), getattr(distance, name)(*pair), atol=1e-7

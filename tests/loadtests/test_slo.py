@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from loadtests.slo.promise import EACH, TOGETHER, Promise, Quantity, Slo, SloError, parse, read
 from loadtests.slo.reading import Cell, Reading, Readings
 from loadtests.slo.verdict import checks, measure, untested, verdict
+from tests.slow import slow
 
 PERCENTILES = [each for each in Quantity if each.percentile is not None]
 
@@ -75,6 +76,7 @@ def test_one_error_more_than_was_promised_breaks_the_promise(right, errors):
 
 
 @given(st.integers(1, 50))
+@slow
 def test_a_version_of_its_own_is_seen_however_many_answers_of_others_there_are(times_more):
     cells = {("m", "7", "p"): reading(500.0), ("m", "8", "p"): reading(*[1.0] * 100 * times_more)}
     assert not verdict(promise(p95_ms=10), readings(cells))

@@ -12,6 +12,7 @@ from router.rollout import Rollout
 from router.table import Route, RoutingTable
 from router.verb import Verb
 from tests.router.routes import aliases, changes, models, routes, versions
+from tests.slow import slow
 
 
 def held(table: RoutingTable) -> tuple[dict[str, Route], dict[str, dict[str, str]], dict[str, Rollout]]:
@@ -34,6 +35,7 @@ tables = st.lists(changes, max_size=6).map(applied)
 
 
 @given(tables, changes)
+@slow
 def test_a_change_is_one_revision_and_touches_nothing_but_its_model(
     table: RoutingTable, change: Change
 ) -> None:
@@ -51,6 +53,7 @@ def test_a_change_is_one_revision_and_touches_nothing_but_its_model(
 
 
 @given(tables, changes)
+@slow
 def test_a_change_made_again_is_idle(table: RoutingTable, change: Change) -> None:
     if isinstance(change, Remove) and change.model not in table.routes:
         return
@@ -61,6 +64,7 @@ def test_a_change_made_again_is_idle(table: RoutingTable, change: Change) -> Non
 
 
 @given(st.lists(changes.filter(lambda change: not isinstance(change, Remove)), max_size=8), st.integers(0, 8))
+@slow
 def test_replaying_can_stop_and_go_on_anywhere(all_changes: list[Change], at: int) -> None:
     table = fold(all_changes[:at])
     for change in all_changes[at:]:
@@ -70,6 +74,7 @@ def test_replaying_can_stop_and_go_on_anywhere(all_changes: list[Change], at: in
 
 
 @given(tables, models, routes, aliases, versions)
+@slow
 def test_a_route_leaves_aliases_alone_and_an_alias_routes(
     table: RoutingTable, model: str, route: Route, alias: str, version: str
 ) -> None:

@@ -23,6 +23,7 @@ from router.entry import (
 from router.table import Route
 from router.table_document import parse_route, route_document
 from tests.router.routes import changes, routes, words
+from tests.slow import slow
 
 entries = st.builds(
     Entry,
@@ -59,6 +60,7 @@ def check(rows: list[tuple[str, str, str]]) -> tuple[int, str]:
 
 
 @given(entries)
+@slow
 def test_an_entry_can_be_read_again(entry: Entry) -> None:
     again = parse(entry.text, entry.previous_hash)
     assert again == entry and again.text == entry.text and again.hash == entry.hash
@@ -82,12 +84,14 @@ def test_entries_have_the_same_text_only_if_they_are_equal(one: Entry, other: En
 
 
 @given(chains())
+@slow
 def test_a_chain_that_was_not_touched_is_whole(chain: list[Entry]) -> None:
     assert check(stored(chain)) == (len(chain), chain[-1].hash)
     assert check([]) == (0, GENESIS)
 
 
 @given(chains(), st.data())
+@slow
 def test_any_changed_character_of_any_entry_breaks_the_chain(chain: list[Entry], data: st.DataObject) -> None:
     rows = stored(chain)
     at = data.draw(st.integers(0, len(rows) - 1), "entry")
@@ -107,6 +111,7 @@ def test_any_changed_character_of_any_entry_breaks_the_chain(chain: list[Entry],
 
 
 @given(chains(), st.data())
+@slow
 def test_what_is_left_out_put_in_or_moved_breaks_the_chain(chain: list[Entry], data: st.DataObject) -> None:
     rows = stored(chain)
     at = data.draw(st.integers(0, len(rows) - 1))
@@ -121,6 +126,7 @@ def test_what_is_left_out_put_in_or_moved_breaks_the_chain(chain: list[Entry], d
 
 
 @given(chains(), st.data())
+@slow
 def test_who_rewrites_the_past_has_to_change_every_hash_after_it(
     chain: list[Entry], data: st.DataObject
 ) -> None:
@@ -168,6 +174,7 @@ def test_a_change_of_a_kind_that_is_not_known_is_refused(kind: str | None) -> No
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     )
 )
+@slow
 def test_whatever_is_no_entry_is_refused_as_such(value: object) -> None:
     text = json.dumps(value)
     with pytest.raises(ValueError):

@@ -11,6 +11,7 @@ from router.history import History
 from router.table import WHOLE_BP, Route, Share, everything_to
 from router.verb import Verb
 from tests.router.routes import changes, journal, journalled
+from tests.slow import slow
 
 kept = st.lists(changes.filter(lambda change: not isinstance(change, Remove)), max_size=10)
 
@@ -32,6 +33,7 @@ def served(*steps: tuple[Verb, str]) -> History:
 
 
 @given(kept)
+@slow
 def test_the_table_is_the_fold_of_the_journal_at_every_revision(all_changes) -> None:
     history = journal(all_changes)
     assert history.table == fold(all_changes)
@@ -47,6 +49,7 @@ def test_the_table_is_the_fold_of_the_journal_at_every_revision(all_changes) -> 
 
 
 @given(kept, st.integers(-3, 20))
+@slow
 def test_there_is_no_other_revision(all_changes, revision: int) -> None:
     history = journal(all_changes)
     if 0 <= revision <= len(all_changes):
@@ -59,6 +62,7 @@ def test_there_is_no_other_revision(all_changes, revision: int) -> None:
 
 
 @given(kept, st.lists(st.integers(0, 30), min_size=10, max_size=10), st.integers(-1, 31))
+@slow
 def test_what_was_in_force_at_a_time_never_goes_back_though_a_clock_may(all_changes, times, at_us) -> None:
     history = History()
     for change, written_us in zip(all_changes, times, strict=False):
@@ -74,6 +78,7 @@ def test_what_was_in_force_at_a_time_never_goes_back_though_a_clock_may(all_chan
 
 
 @given(kept)
+@slow
 def test_an_epoch_is_the_revision_that_gave_a_model_its_route(all_changes) -> None:
     history = journal(all_changes)
     for model, revision in history.epochs.items():
@@ -82,6 +87,7 @@ def test_an_epoch_is_the_revision_that_gave_a_model_its_route(all_changes) -> No
 
 
 @given(kept)
+@slow
 def test_a_versions_entries_are_those_of_its_model(all_changes) -> None:
     history = journal(all_changes)
     assert len(history.of("digits")) + len(history.of("fraud")) == len(history)

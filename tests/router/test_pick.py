@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from router.pick import Choice, Reason, Wheel, pick, version_at
 from router.table import WHOLE_BP, NoRoute, Route, RoutingTable, Share, Sticky, everything_to
 from tests.router.routes import aliases, models, routes, salts, shares, slots, stickies, versions
+from tests.slow import slow
 
 CALLERS = 10_000
 seeds = st.integers(0, 2**32).map(Random)
@@ -32,6 +33,7 @@ def table(route: Route) -> RoutingTable:
 
 
 @given(shares(count_max=6), st.text(max_size=20), salts, seeds)
+@slow
 def test_callers_are_dealt_by_the_weights_whatever_model_and_salt(
     given_shares: tuple[Share, ...], model: str, salt: str, random: Random
 ) -> None:
@@ -66,6 +68,7 @@ def test_callers_that_are_numbered_are_dealt_by_the_weights_too(written: str) ->
 
 
 @given(st.tuples(models, salts), st.tuples(models, salts), st.integers(500, 9500), seeds)
+@slow
 def test_who_gets_one_models_canary_says_nothing_of_who_gets_anothers(
     one: tuple[str, str], other: tuple[str, str], weight_bp: int, random: Random
 ) -> None:

@@ -126,7 +126,7 @@ def test_what_hangs_is_killed_at_the_deadline(tmp_path, content, stage):
     began_s = time.monotonic()
     verdict = judge(tmp_path, content, limits)
     assert verdict.reason == f"{stage} did not finish within 1.5 s"
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < 60
 
 
 @pytest.mark.parametrize(
@@ -277,10 +277,9 @@ def test_a_file_over_the_limit_is_refused(tmp_path):
     assert "admission.file_bytes_max is 10" in verdict.reason
 
 
-def test_nothing_to_try_starts_no_process():
-    began_s = time.perf_counter()
+def test_nothing_to_try_starts_no_process(monkeypatch):
+    monkeypatch.delattr("subprocess.Popen")
     assert admit([], SHORT) == []
-    assert time.perf_counter() - began_s < 0.1
 
 
 def test_other_limits_are_other_rules():

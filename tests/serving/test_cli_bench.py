@@ -19,6 +19,7 @@ from tests.e2e.test_tls import _certificate
 from tests.models import constant, identity, mlp, place
 from tests.running import Running
 from tests.stage import staged
+from tests.talking import eventually
 
 ALL = "version_policy { all { } }"
 FAST = ("--rate", "200/s", "--seconds", "0.5", "--warm", "0")
@@ -150,7 +151,7 @@ def test_the_most_that_it_takes_is_asked_with_max(bench):
     found = said(
         bench("small", "--rate", "max", "--seconds", "0.5", "--warm", "0", "--json", "--connections", "2")
     )
-    assert found["arrivals"] == "closed" and found["count"] > 200 and found["errors"] == 0
+    assert found["arrivals"] == "closed" and found["count"] > 50 and found["errors"] == 0
 
 
 @pytest.mark.parametrize(("promise", "code"), [("p99=10s,errors=0%", 0), ("p50=1us", 1)])
@@ -250,15 +251,22 @@ def test_no_answer_is_stale_after_a_confirmed_change_and_a_change_that_was_not_m
     (tmp_path / "models" / "m" / "config.pbtxt").write_text(ALL)
     with staged(tmp_path, tmp_path / "models", 1) as stage:
         first = stage.change("m", "split", weights={"1": "100%"})["revision"]
-        words = ("--rate", "300", "--seconds", "2", "--warm", "0", "--http", stage.http)
+        words = ("--rate", "300", "--seconds", "60", "--warm", "0", "--http", stage.http)
         load = Load(cli_bench.planned(read("m", *words)))
         thread = threading.Thread(target=load.run)
         thread.start()
-        time.sleep(0.8)
+
+        def asks_on() -> bool:
+            before = load.asked
+            return eventually(lambda: load.asked > before + 100)
+
+        assert asks_on()
         second = stage.change("m", "split", weights={"2": "100%"})["revision"]
         load.tally.changed(time.perf_counter_ns(), "m", second)
-        time.sleep(0.5)
+        assert asks_on()
         load.tally.changed(time.perf_counter_ns(), "m", second + 1, "only said")
+        assert asks_on()
+        load.stop()
         thread.join(30)
     assert second > first
     totals = {version: total for (_, version), total in load.tally.totals.items()}

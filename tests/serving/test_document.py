@@ -244,7 +244,7 @@ def test_a_megabyte_of_nesting_or_quotes_is_refused_at_once(text):
     start_s = time.monotonic()
     with pytest.raises(Invalid):
         parse(text, LIMITS)
-    assert time.monotonic() - start_s < 1
+    assert time.monotonic() - start_s < 20  # What is quadratic takes an hour.
 
 
 @settings(max_examples=100, deadline=None)

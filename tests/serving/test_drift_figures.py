@@ -23,6 +23,7 @@ from serving.drift.tally import Tally
 from serving.drift.view import Kind, Look, View
 from tests.counted import Counted, codes_profile, normal, profile, tally
 from tests.serving.test_drift_control import START_US, a_folder
+from tests.slow import slow
 
 KEY = ("m", "7", "live", "x")
 PROFILE = profile()
@@ -44,6 +45,7 @@ odd = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 
 @given(arrays(np.float32, st.tuples(st.integers(1, 60), st.just(3)), elements=odd))
+@slow
 def test_figures_are_those_of_the_values_however_odd_these_are(matrix):
     with a_folder() as folder:
         drift, counted = Drift(Store(folder), Settings(), 1.0, START_US), Counted(1, PROFILE)

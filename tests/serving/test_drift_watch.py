@@ -9,8 +9,9 @@ import random
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,21 @@ from serving.drift.view import Look, View
 from serving.drift.watch import Watch
 from serving.keeper import Death
 from serving.wire import DATATYPES
-from tests.counting import Version, batch_of, check, looks_of, mlp, profile_of, until
+from tests.counting import READY_S_MAX, Version, batch_of, check, looks_of, mlp, profile_of, until
+
+pytestmark = pytest.mark.timeout(300)
+
+KILLS = 6
+"""At a moment drawn at random each, while batches of two streams are on their way."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _patience() -> Iterator[None]:
+    """Wait for a process of a low rank as long as it takes where others want all processors."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serving.drift.watch.READY_S_MAX", READY_S_MAX)
+        patch.setattr("serving.drift.watch.DRAIN_S_MAX", READY_S_MAX)
+        yield
 
 
 @asynccontextmanager
@@ -80,22 +95,32 @@ def run(scene) -> None:
     asyncio.run(scene)
 
 
-@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 1 << 30)), max_size=25), st.booleans())
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_what_is_counted_is_what_a_naive_count_says_however_the_stream_is_cut(cuts, profiled):
+CUTS = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 1 << 30)), max_size=25)
+
+
+@given(st.lists(CUTS, min_size=4, max_size=4))
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_what_is_counted_is_what_a_naive_count_says_however_the_stream_is_cut(streams):
+    """Four streams at once, since each process takes a second to start: every other one has a profile."""
+
     async def scene() -> None:
-        version = mlp()
-        profile = profile_of(version, *looks_of(version)) if profiled else None
-        async with watching(version, profile=profile) as watch:
-            for rows, seed in cuts:
-                version.answer(taps(watch, version), **batch_of(rows, seed))
-                if seed % 3 == 0:
-                    await asyncio.sleep(0.01)
-        for tensor in ("x", "y"):
-            (reading,) = readings(watch, tensor)
-            check(reading, version.fed[tensor], profile)
-            assert reading.dropped == {}
-            assert reading.profile == (profile.hash if profile else "")
+        versions = [mlp(number=number) for number in (1, 2, 3, 4)]
+        profiles = [profile_of(each, *looks_of(each)) if at % 2 else None for at, each in enumerate(versions)]
+        async with watching() as watch:
+            watch.follow_profiles({(each.model, each.version): each for each in profiles if each})
+            follow(watch, *versions)
+            for cuts in zip_longest(*streams):
+                for version, cut in zip(versions, cuts, strict=True):
+                    if cut is not None:
+                        version.answer(taps(watch, version), **batch_of(*cut))
+                        if cut[1] % 3 == 0:
+                            await asyncio.sleep(0.01)
+        for version, profile in zip(versions, profiles, strict=True):
+            for tensor in ("x", "y"):
+                (reading,) = readings(watch, tensor, str(version.spec.artifact.version))
+                check(reading, version.fed[tensor], profile)
+                assert reading.dropped == {}
+                assert reading.profile == (profile.hash if profile else "")
 
     run(scene())
 
@@ -249,7 +274,7 @@ def test_a_process_that_is_killed_again_and_again_loses_and_doubles_nothing(monk
                 version.answer(taps(watch, version), **batch_of(rng.randrange(1, 64), rng.randrange(1 << 30)))
 
         async with watching(bare, profiled, profile=profile) as watch:
-            for kill in range(20):
+            for kill in range(KILLS):
                 await until(lambda: watch._process.ready)
                 for _ in range(rng.randrange(1, 30)):
                     answer(watch)
@@ -258,7 +283,7 @@ def test_a_process_that_is_killed_again_and_again_loses_and_doubles_nothing(monk
                 answer(watch)
                 await until(lambda kill=kill: sum(watch._process.restarts.values()) > kill)
             await until(lambda: watch._process.ready)
-            assert watch.reading({}).restarts[Death.CRASHED] == 20
+            assert watch.reading({}).restarts[Death.CRASHED] == KILLS
         for version, counts in ((bare, None), (profiled, profile)):
             for tensor in ("x", "y"):
                 (reading,) = readings(watch, tensor, str(version.spec.artifact.version))
@@ -274,13 +299,9 @@ def test_a_process_that_stands_still_delays_nobody_and_what_does_not_fit_is_coun
         async with watching(version, queue_bytes=64 << 10) as watch:
             room = (64 << 10) // 64
             os.kill(watch._process.pid, signal.SIGSTOP)
-            slowest_s = 0.0
-            for seed in range(200):
-                began_s = time.perf_counter()
+            for seed in range(200):  # None of which waits, for they would for ever.
                 version.answer(taps(watch, version), **batch_of(20, seed))
-                slowest_s = max(slowest_s, time.perf_counter() - began_s)
-            await asyncio.sleep(0.3)  # By then what is held is written.
-            assert slowest_s < 0.05
+            await until(lambda: readings(watch, "x")[0].dropped == {Drop.FULL: 4000 - room})
             (reading,) = readings(watch, "x")
             assert reading.rows + sum(reading.dropped.values()) <= 4000
             assert reading.dropped == {Drop.FULL: 4000 - room}
@@ -303,7 +324,7 @@ def test_a_version_that_is_taken_down_ends_its_streams_when_its_lane_is_done():
             follow(watch)
             assert taps(watch, version) == []
             version.answer(tap, **batch_of(5, 2))
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # Twice as long as it takes to look for what is over.
             assert len(watch.flows) == 2
             version.lane.clear()
             await until(lambda: not len(watch.flows))
@@ -529,7 +550,7 @@ def test_the_process_ends_with_its_parent_however_that_ends(root):
     child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.wait()
-    child.wait(10)
+    child.wait(60)
 
 
 def test_a_start_goes_on_without_a_process_that_dies_again_and_again(monkeypatch):
@@ -539,9 +560,8 @@ def test_a_start_goes_on_without_a_process_that_dies_again_and_again(monkeypatch
             watch._process, "spawn", lambda _line: subprocess.Popen(["false"], stdout=subprocess.PIPE)
         )
         watch.start()
-        began_s = time.monotonic()
         await watch.ready()
-        assert time.monotonic() - began_s < 10
+        assert not watch._process.ready
         await watch.close()
 
     run(scene())

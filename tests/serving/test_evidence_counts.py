@@ -31,6 +31,7 @@ from serving.evidence.counts import (
 )
 from serving.evidence.page import CLASSES_MAX, REST, Arm, Page
 from serving.evidence.terms import Terms
+from tests.slow import slow
 
 few = st.integers(0, 1000)
 names = st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(1, 50))
@@ -61,6 +62,7 @@ def counted(draw: st.DrawFn) -> Counts:
 
 
 @given(counted(), counted(), counted())
+@slow
 def test_counts_add_up_in_any_order(one: Counts, other: Counts, third: Counts) -> None:
     assert one + other == other + one
     assert (one + other) + third == one + (other + third)

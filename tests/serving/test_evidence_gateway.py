@@ -138,7 +138,7 @@ def both(running: Running, epoch: int) -> Counts:
 def _agreed(running: Running) -> Iterator[None]:
     agree(running, Terms("m", BOTH, (10**6, 10**9, 10**10)), Terms("fast", BOTH, None, 0.7))
     yield
-    assert eventually(lambda: not pending(running), 20)
+    assert eventually(lambda: not pending(running))
     agree(running)
 
 
@@ -204,7 +204,7 @@ def test_a_client_that_left_is_not_counted(threaded: Running) -> None:
     with Client(threaded) as gone:
         gone.send(in_binary("m", np.full((1, 4), 200_000, np.float32)))
         assert eventually(lambda: pending(threaded) == 1)
-    assert eventually(lambda: not pending(threaded), 10)
+    assert eventually(lambda: not pending(threaded))
     assert both(threaded, epoch) == Counts()
 
 

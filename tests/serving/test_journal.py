@@ -132,14 +132,14 @@ def test_a_database_torn_at_any_byte_has_what_was_acknowledged_before(path: Path
     start, end = len(before[wal]), len(after[wal])
     assert after[path.name] == before[path.name] and start < end
     assert end - start > 1500
-    for length in range(start, end + 1):
+    for length in (*range(start, end, 3), end):
         torn = after[wal][:length]
         if length % 2:
             torn += random.randbytes(end - length)
         restore(path.parent, {**before, wal: torn})
         whole = length == end
         assert reopened(path, verified=length % 50 == 0) == journal.entries[: 4 if whole else 3]
-        if length % 10 == 0:
+        if length % 5 == 0:
             # The copy is written first, so this is how it would be found.
             restore(path.parent, {**before, wal: torn, copy: after[copy]})
             assert reopened(path) == journal.entries
@@ -267,7 +267,7 @@ def test_a_log_that_starts_anew_loses_nothing(path: Path) -> None:
 
 def test_a_writer_killed_at_any_moment_has_written_all_that_it_said(path: Path) -> None:
     random, known = Random(), 0
-    for _ in range(20):
+    for _ in range(10):
 
         def work(pipe: int) -> None:
             journal = Journal.open(path, checkpoint_pages=8)

@@ -27,10 +27,14 @@ def wrong(rate: float, count: int, seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).random(count) < rate).astype(float)
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.3])
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.3])
 def test_a_version_that_stays_as_it_was_is_not_called_worse(rate):
-    alarms = sum(bool(fed(Stream(TERMS), wrong(rate, 6000, seed))) for seed in range(60))
-    assert alarms <= 2  # 1 % of 60 within 10,000 labels, and three standard deviations.
+    alarms = sum(bool(fed(Stream(TERMS), wrong(rate, 6000, seed))) for seed in range(20))
+    assert alarms <= 1  # 1 % of 20 within 10,000 labels, and two standard deviations.
+
+
+def test_a_version_that_is_always_right_is_never_called_worse():
+    assert fed(Stream(TERMS), np.zeros(10_000)) == []
 
 
 @pytest.mark.parametrize(
@@ -41,7 +45,8 @@ def test_one_that_gets_worse_is_found_out_soon(before, after, labels_max):
     for seed in range(20):
         stream = Stream(TERMS)
         assert fed(stream, wrong(before, 2000, seed)) == []
-        (at, turn), *_ = fed(stream, wrong(after, 4000, seed + 100)) or [(math.inf, "")]
+        turns = ((at, stream.take(loss, at)) for at, loss in enumerate(wrong(after, 4000, seed + 100)))
+        at, turn = next((each for each in turns if each[1]), (math.inf, ""))
         assert turn == DEGRADED
         delays.append(at)
     assert np.median(delays) <= labels_max, delays

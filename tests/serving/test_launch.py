@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ SAY = "import json, os, sys, time\nsay = lambda **k: os.write(int(sys.argv[2]), 
 def config(tmp_path: Path) -> Config:
     """A gateway of its own, whose traffic nobody else moves."""
     return parse({"server": SERVER, "repository": {"path": str(tmp_path), "state": str(tmp_path / "state")}})
+
+
+@pytest.fixture(autouse=True)
+def _defaults() -> Iterator[None]:
+    """Have signals do what they do in a terminal, also where whoever runs the tests ignores some of them."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _drive(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -81,7 +93,7 @@ def test_a_driver_that_will_not_end_is_killed_with_all_that_it_started(monkeypat
     monkeypatch.setattr(launch, "END_S_MAX", 0.3)
     launch.run(config, lambda *_places: os.kill(os.getpid(), signal.SIGTERM))
     pids = [int(each) for each in (tmp_path / "pids").read_text().split()]
-    until_s = time.monotonic() + 5
+    until_s = time.monotonic() + 60
     while alive := [each for each in pids if _lives(each)]:
         assert time.monotonic() < until_s, alive
         time.sleep(0.02)

@@ -329,7 +329,7 @@ def test_a_run_that_ends_only_on_zeros_does_not_hold_up_the_loader_for_ever(tmp_
     began_s = time.perf_counter()
     with pytest.raises(Failed, match=r"first runs did not finish within 0\.3 s .admission\.deadline_s"):
         prepare(tmp_path, endless_on("1e18"), document=document)
-    assert time.perf_counter() - began_s < 10
+    assert time.perf_counter() - began_s < 60
     assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
 
 

@@ -266,7 +266,7 @@ def test_a_silent_replica_counts_as_of_its_last_answer_is_named_once_and_costs_a
         for _ in range(2):
             began_s = time.monotonic()
             total = a.peers.total()
-            assert 0.2 <= time.monotonic() - began_s < 2
+            assert 0.2 <= time.monotonic() - began_s < 20
             assert requests(total) == 12
             assert total.server.connections == 3
     assert len(re.findall("event=replica_silent replica=b", caplog.text)) == 1
@@ -275,7 +275,7 @@ def test_a_silent_replica_counts_as_of_its_last_answer_is_named_once_and_costs_a
 
 
 def test_many_silent_replicas_are_waited_for_together(folder, monkeypatch):
-    monkeypatch.setattr(peers, "ANSWERS_S_MAX", 0.2)
+    monkeypatch.setattr(peers, "ANSWERS_S_MAX", 0.5)
     ours = Replica(folder, "ours", 1)
     doors = [socket.socket(socket.AF_UNIX) for _ in range(20)]
     for number, door in enumerate(doors):
@@ -283,7 +283,7 @@ def test_many_silent_replicas_are_waited_for_together(folder, monkeypatch):
         door.listen(1)
     began_s = time.monotonic()
     assert ours.scraped() == 1
-    assert time.monotonic() - began_s < 2
+    assert time.monotonic() - began_s < 8  # One after the other they would take 10.
     for door in doors:
         door.close()
     ours.peers.leave()
@@ -302,7 +302,7 @@ def test_what_another_release_says_counts_nothing_and_breaks_nothing(folder, sai
         answering = threading.Thread(target=_say, args=(door, said))
         answering.start()
         assert ours.scraped() == 3
-        answering.join(5)
+        answering.join(60)
     assert ours.scraped() == 3
     assert "older.counts" not in files(folder)
     ours.peers.leave()
@@ -327,8 +327,8 @@ def test_an_answer_without_end_is_cut_off(folder, monkeypatch):
         answering.start()
         began_s = time.monotonic()
         assert ours.scraped() == 3
-        assert time.monotonic() - began_s < 5, "a gigabyte was read"
-        answering.join(5)
+        assert time.monotonic() - began_s < 9, "a gigabyte was read"
+        answering.join(60)
         assert not answering.is_alive()
     ours.peers.leave()
 

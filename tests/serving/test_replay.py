@@ -446,7 +446,7 @@ def test_advice_never_raises_and_says_why_there_is_none(hostile, tmp_path):
         async with Talking(tmp_path, r0=silent) as talking:
             began_s = time.monotonic()
             advice = await talking.replaying.advice("m", "1", "2", s_max=1)
-            assert advice["healthy"] is None and time.monotonic() - began_s < 5
+            assert advice["healthy"] is None and time.monotonic() - began_s < 30
         async with Talking(tmp_path / "..", gone=hostile.replays) as talking:
             asking = asyncio.ensure_future(talking.replaying.replay("m", ["1"]))
             await asyncio.sleep(0.2)

@@ -30,6 +30,7 @@ from serving.wire import DATATYPES
 from tests.asked import batch
 from tests.controlling import Administered, Deciding, announced
 from tests.counting import looks_of, mlp, profile_of
+from tests.slow import slow
 
 KINDS = sorted(DATATYPES)
 
@@ -87,6 +88,7 @@ def test_inputs_of_one_form_are_joined_in_the_order_of_their_arrival_whoever_ans
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.booleans())
+@slow
 def test_drift_is_the_same_however_the_rows_are_cut(sizes, moved):
     version = mlp()
     profile = profile_of(version, *looks_of(version), rows=3000)

@@ -45,6 +45,7 @@ from serving.rollout.terms import MetricTerm, RolloutTerm, fields_of, inner, pla
 from serving.rollout.text import BYTES_MAX, VALUES_MAX, InvalidText, read_toml, read_yaml
 from serving.rollout.units import written_rate, written_s
 from serving.rollout.written import document_of
+from tests.slow import slow
 
 SHORT = """\
 apiVersion: turnout/v1
@@ -155,6 +156,7 @@ NUMBERS_SINCE_1_2 = re.compile(r"[-+]?(\d+[eE][-+]?\d+|0o[0-7]+)")
 
 
 @given(plans())
+@slow
 def test_a_plan_that_is_written_is_read_as_the_same_plan(plan):
     document = document_of(plan)
     assert plan_of(document) == plan

@@ -283,7 +283,7 @@ def test_a_hostile_candidate_leaves_everything_as_it_was(repository, start, bomb
 
 def test_a_file_that_was_admitted_and_cannot_be_loaded_does_not_end_the_looking(repository, start, tmp_path):
     """ONNX Runtime's errors have no base but Exception, and so rose through the refresh."""
-    path = write(repository, "m", 1, b"no model")
+    path = write(repository, "m", 1, b"admitted, but no model")
     place(repository, "good", 1, constant(1))
     store = Store(tmp_path / "state", repository=repository)
     rules = admit.rules(config.parse(QUICK).admission)

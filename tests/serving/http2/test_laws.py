@@ -20,6 +20,7 @@ from serving.http2.frames import ACK, DATA, END_STREAM, HEADERS, PADDED, SETTING
 from serving.http2.heads import Head
 from serving.http2.unpacking import Unpacker
 from tests.serving.http2.talking import GREETING, HEAD, Client, Recorder, block, frames_of, head
+from tests.slow import slow
 
 BOUNDS = Bounds(
     streams_max=3,
@@ -253,6 +254,7 @@ BODIES = st.lists(
 
 
 @given(BODIES, st.sampled_from([1, 100, 16_384, 65_535, 1 << 20]), st.lists(st.integers(1, 9000), max_size=9))
+@slow
 def test_requests_and_answers_of_an_ordinary_peer_come_through_whole(
     sizes: list[tuple[int, int, int]], window: int, cuts: list[int]
 ) -> None:

@@ -45,7 +45,7 @@ def caller(running) -> Iterator[Caller]:
     assert eventually(lambda: running.rpc.bytes_now == 0 and running.rpc.connections == 0)
 
 
-TIGHT = {"receive_s_max": 1.0, "idle_s_max": 2.0, "send_s_max": 2.0, "connections_max": 4}
+TIGHT = {"receive_s_max": 0.6, "idle_s_max": 1.2, "send_s_max": 1.2, "connections_max": 4}
 
 
 @pytest.fixture(scope="module")
@@ -56,5 +56,5 @@ def tight_one(folder) -> Iterator[Running]:
 
 @pytest.fixture
 def tight(tight_one) -> Running:
-    assert eventually(lambda: tight_one.rpc.connections == 0, 10)
+    assert eventually(lambda: tight_one.rpc.connections == 0)
     return tight_one

@@ -105,7 +105,7 @@ def test_a_stream_that_is_cancelled_lets_everything_go(running):
         assert eventually(lambda: len(lane) > 0)
         caller.h2.reset_stream(id_)
         caller.flush()
-        assert eventually(lambda: len(lane) == 0, 15)
+        assert eventually(lambda: len(lane) == 0)
         assert caller.ask(LIVE, b"").status == 0
     assert eventually(lambda: running.rpc.bytes_now == 0)
 
