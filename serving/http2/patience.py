@@ -14,7 +14,9 @@ from serving.http2.errors import Code, ConnectionFault
 EARNED_BY_ANSWER = 8
 """Idle frames that a finished request pays for: clients update two windows, and some ping, for each."""
 WEARY = 16
-"""So much that brings nothing is taken of a peer at a time. 16 PINGs take 18 us, as many resets up to 230."""
+"""So much that brings nothing is taken of a peer at a time: 16 PINGs take 18 us."""
+RESET_COSTS = 4
+"""As many frames as that is a request that is broken off: it takes up to 14 us."""
 EARNED_BY_FRAME = 2
 """Idle frames that a message of ours pays for, or a longer DATA frame: its share of window updates."""
 
@@ -67,7 +69,7 @@ class Patience:
             If there were too many.
         """
         self.resets += 1
-        self.borne += 1
+        self.borne += RESET_COSTS
         if self.resets > self._resets_max:
             raise ConnectionFault(
                 Code.ENHANCE_YOUR_CALM,

@@ -23,7 +23,7 @@ from serving.http2.frames import (
     PRIORITY,
     frame,
 )
-from serving.http2.patience import WEARY
+from serving.http2.patience import RESET_COSTS, WEARY
 from serving.http2.settings import INITIAL_WINDOW_SIZE
 from tests.serving.http2.hostile import OPEN, SMALL, literal, reset, setting, update
 from tests.serving.http2.talking import (
@@ -168,6 +168,18 @@ def test_cancelling_what_took_long_is_no_flood() -> None:
     server.receive(b"".join(reset(id_) for id_ in range(1, 201, 2)))
     assert not server.core.over
     assert server.core.streams == {}
+
+
+def test_of_requests_that_are_broken_off_few_are_taken_at_a_time() -> None:
+    """Each takes as long as many frames do that bring nothing."""
+    server = Recorder(SMALL)
+    server.receive(GREETING)
+    count = 2 * WEARY // RESET_COSTS
+    content = b"".join(head(id_) + reset(id_) for id_ in range(1, 2 * count, 2))
+    used = server.core.receive(content)
+    assert used == len(content) // 2
+    assert server.begun == list(range(1, count, 2))
+    assert server.core.receive(content[used:]) == len(content) - used
 
 
 def test_a_client_that_cancels_every_other_request_is_borne() -> None:
