@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from loadtests import columns
 from loadtests.chaos.promises import broken
 from loadtests.chaos.trial import Trial
 
@@ -56,27 +57,17 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return all rows in columns."""
-    lines = [list(COLUMNS), *(cells(row) for row in rows)]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if n == 0 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return columns.table([COLUMNS, *map(cells, rows)])
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Return all rows as a table of Markdown."""
-    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *(cells(row) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return columns.markdown([COLUMNS, *map(cells, rows)])
 
 
 def how(rows: Sequence[dict[str, Any]]) -> str:
     """Return how each fault is made as a table of Markdown."""
-    lines = [["fault", "how it is made"], ["---"] * 2, *([row["fault"], row["how"]] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return columns.markdown([("fault", "how it is made"), *((row["fault"], row["how"]) for row in rows)])
 
 
 def write(path: Path, machine: str, rows: Sequence[dict[str, Any]], skipped: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from loadtests import columns
 from loadtests.hostile.promises import Finding, judged
 from loadtests.hostile.trial import Round, Trial
 
@@ -81,21 +82,12 @@ def _ends(ratios: Sequence[float]) -> tuple[float, float]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return all rows in columns."""
-    lines = [list(COLUMNS), *(cells(row) for row in rows)]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if n == 0 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return columns.table([COLUMNS, *map(cells, rows)])
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Return all rows as a table of Markdown."""
-    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *(cells(row) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return columns.markdown([COLUMNS, *map(cells, rows)])
 
 
 def write(path: Path, machine: str, rows: Sequence[dict[str, Any]]) -> None:
