@@ -126,7 +126,7 @@ def _registered(running: Server, *made: Region) -> Iterator[None]:
     with triton.InferenceServerClient(f"127.0.0.1:{running.port}") as client:
         try:
             if EXTENSION not in client.get_server_metadata()["extensions"]:
-                raise BenchError("system shared memory is not offered yet")
+                raise BenchError("system shared memory is not offered")
             for each in made:
                 client.register_system_shared_memory(each.name, each.key, each.size)
         except InferenceServerException as error:
