@@ -107,6 +107,16 @@ class Waiting:
         self._remove(chosen)
         return chosen
 
+    def fills(self, rows: int) -> bool:
+        """Say whether the next run has its `rows` already, as far as all requests are like the first.
+
+        Never with priorities: somebody who comes later may be the first then.
+        """
+        if self._policy.priority_levels or not self._levels[0]:
+            return False
+        first = self._levels[0][0].layout
+        return first.key is None or self.count * first.rows >= rows
+
     def _company(self, first: InferRequest, rows_max: int) -> list[InferRequest]:
         """Return the requests that could run with the `first`, it included, up to `rows_max` rows."""
         if first.layout.key is None or rows_max < 2:

@@ -70,12 +70,17 @@ class Pace:
         lead_ms, late_ms = self.lead_ns / 1e6, self.late_ns / 1e6
         return f"<Pace: {len(self._under_way)} under way, lead {lead_ms:.1f} ms, {late_ms:.0f} ms late>"
 
-    def when_ns(self, now_ns: int) -> int:
-        """Return when the next batch may be taken: a moment that is over by now, or is to come."""
+    def when_ns(self, now_ns: int, *, full: bool = False) -> int:
+        """Return when the next batch may be taken: a moment that is over by now, or is to come.
+
+        One that is `full` already waits for nobody: only for the one ahead of it to run.
+        """
         if not self._under_way:
             return 0
         start_ns, end_ns = self._last(now_ns)
-        when_ns = max(end_ns - self.lead_ns, start_ns - self._way_ns)
+        when_ns = start_ns - self._way_ns
+        if not full:
+            when_ns = max(when_ns, end_ns - self.lead_ns)
         if len(self._under_way) >= DEPTH_MAX:
             when_ns = max(when_ns, now_ns + PATIENCE_NS)
         return when_ns

@@ -143,7 +143,8 @@ class DeviceSession:
         return when_ns if when_ns > now_ns else NEVER_NS
 
     def _when_ns(self, waiting: Waiting, now_ns: int) -> int:
-        when_ns = self.pace.when_ns(now_ns)
+        full = waiting.fills(min(waiting.rows_max, self.pace.rows_now(now_ns)))
+        when_ns = self.pace.when_ns(now_ns, full=full)
         if when_ns > now_ns + EARLY_NS:
             return when_ns
         for key, other in list(self._asking.items()):

@@ -200,3 +200,28 @@ def test_a_request_dropped_behind_others_does_not_stay_for_ever() -> None:
     waiting.offer(gone)
     gone.dropped = True
     assert waiting.expire(2 * MS) == [gone] and waiting.count == 1
+
+
+@given(st.integers(1, 6), st.integers(1, 40), st.sampled_from(["k", None]), st.integers(1, 32))
+def test_a_run_that_is_full_is_the_same_whoever_comes(
+    rows: int, count: int, key: str | None, rows_max: int
+) -> None:
+    waiting, others = Waiting(None, rows_max, 1000), Waiting(None, rows_max, 1000)
+    made = [request(rows, key) for _ in range(count)]
+    for each in made:
+        waiting.offer(each)
+        others.offer(each)
+    full = waiting.fills(rows_max)
+    others.offer(request(rows, key))
+    later = others.take(0)
+    if full:
+        assert list(map(id, waiting.take(0))) == list(map(id, later))
+    elif rows * (count + 1) <= rows_max:
+        assert len(later) == count + 1
+
+
+def test_with_priorities_no_run_is_full_before_it_is_taken() -> None:
+    waiting = Waiting(Batching(priority_levels=2, priority_default=2), 4, 1000)
+    for _ in range(8):
+        waiting.offer(request())
+    assert not waiting.fills(4)

@@ -59,9 +59,9 @@ class Device:
         self.pace.launched(ticket, launched_ns)
         return ticket
 
-    def pause(self) -> None:
+    def pause(self, *, full: bool = False) -> None:
         """Let time pass until the next batch may be taken, or the device tells of an end before."""
-        while (when_ns := self.pace.when_ns(self.now_ns)) > self.now_ns:
+        while (when_ns := self.pace.when_ns(self.now_ns, full=full)) > self.now_ns:
             self.pace.refuse()
             ends_ns = self.under_way[0][2] if self.under_way else NEVER_NS
             self.now_ns = min(when_ns, max(ends_ns, self.now_ns + 1))
@@ -72,12 +72,14 @@ rows_in_turn = st.lists(st.integers(1, ROWS_MAX), min_size=1, max_size=40)
 ways_ns = st.integers(0, 10 * MS)
 
 
-@given(fixed_ns, row_ns, copies_ns, ways_ns, rows_in_turn)
-def test_what_was_taken_before_runs_when_the_next_batch_is_there(fixed, a_row, copy, way, sizes) -> None:
+@given(fixed_ns, row_ns, copies_ns, ways_ns, rows_in_turn, st.booleans())
+def test_what_was_taken_before_runs_when_the_next_batch_is_there(
+    fixed, a_row, copy, way, sizes, full
+) -> None:
     """One runs and one is ready behind it: never two."""
     device = Device(Pace(times(fixed, a_row, copy)), way)
     for rows in sizes:
-        device.pause()
+        device.pause(full=full)
         there_ns = device.now_ns + way + copy
         assert all(start_ns <= there_ns for _, start_ns, _ in device.under_way)
         device.send(rows)
@@ -95,6 +97,17 @@ def test_nobody_is_kept_waiting_by_a_device_with_nothing_to_do(fixed, a_row, cop
         device.now_ns = device.free_ns
         device.hear(device.now_ns)
         assert device.pace.when_ns(device.now_ns) <= device.now_ns
+
+
+@given(st.integers(1 * MS, 20 * MS), row_ns, st.lists(st.integers(0, 1000 * US), min_size=10, max_size=40))
+def test_a_full_batch_is_there_however_the_way_varies(fixed, a_row, ways) -> None:
+    """Nobody could join it: so it is not taken at the last moment, which may be missed."""
+    device = Device(Pace(times(fixed, a_row)), way_ns=0)
+    for way in ways:
+        device.pause(full=True)
+        device.way_ns = way
+        device.send(ROWS_MAX)
+    assert device.idle_ns == 0
 
 
 @given(st.integers(4 * MS, 20 * MS), st.integers(0, 200 * US), st.integers(0, 3 * MS))

@@ -231,6 +231,23 @@ async def test_who_comes_while_the_device_works_shares_the_next_run() -> None:
 
 
 @on_loop
+async def test_a_full_batch_waits_behind_the_run_and_not_for_its_end() -> None:
+    stage = Stage(run_ns=100_000 * MS)
+    gates = [stage.hold(1), stage.hold(2)]
+    stage.send(1)
+    await stage.saw("wait 1")
+    for _ in range(3 * ROWS_MAX):
+        stage.send(2)
+    await stage.saw("launch 2")
+    await asyncio.sleep(0.01)
+    assert stage.lane.waiting.count == 2 * ROWS_MAX, "one runs, one is ready, and no more"
+    for gate in gates:
+        gate.set()
+    await stage.close()
+    assert values(stage.heard) == [2, *[4] * 3 * ROWS_MAX]
+
+
+@on_loop
 async def test_each_request_gets_its_own_rows_back_whatever_shares_its_run() -> None:
     stage = Stage()
     rng = np.random.default_rng(3)
