@@ -205,7 +205,7 @@ def highest(scores: NDArray[Any]) -> tuple[Classes, Scores]:
         if not scores.min(initial=0) >= 0:
             given &= (scores >= 0).all(axis=1)
         if not given.all():
-            soft = 1 / np.exp((scores - top[:, None]).astype(np.float64)).sum(axis=1)
+            soft = 1 / np.exp(scores - top[:, None]).sum(axis=1)
             top = np.where(given, top, np.where(np.isfinite(top), soft, np.nan))
     if unclear.any():
         classes[unclear] = NO_CLASS

@@ -31,6 +31,8 @@ HELD_BYTES_MAX = 16 << 20
 """Inputs that are kept for that; of what comes beyond only what is needed is."""
 FOLDED_ROWS = 1024
 """What is made rows of the table at once, with the last batch's: with 256 it takes S twice as much."""
+FOLDED_SCORES = 1 << 16
+"""What these rows may have of scores, if it is more than one row: they take 3 ns each, and the loop waits."""
 OUTPUT_BYTES_MAX = 64 << 10
 """What is needed of a batch; outputs beyond that are decided at once."""
 
@@ -125,13 +127,14 @@ class Intake:
         # A closure, as it is called for every batch.
         held, glances, whole_max = self._held, self._glances, _whole_max(self.spec)
         append, rows = held.append, 0
+        rows_max = min(FOLDED_ROWS, FOLDED_SCORES // max(self.decision.classes, 1))
 
         def tap(batch: Batch) -> None:
             nonlocal rows
             if whole_max:
                 append(batch)
                 rows += batch.rows or 1
-                if rows >= FOLDED_ROWS or len(held) >= whole_max:
+                if rows >= rows_max or len(held) >= whole_max:
                     rows = 0
                     self.fold()
             elif len(glances) < HELD_MAX:

@@ -125,6 +125,17 @@ def test_what_waits_is_bounded_and_what_does_not_fit_is_counted(monkeypatch):
     assert (taken, intake.full) == (40, 10)
 
 
+def test_the_loop_takes_in_many_scores_in_portions(monkeypatch):
+    monkeypatch.setattr(module, "FOLDED_SCORES", 12)
+    spec = classifier()
+    intake = Intake(spec, deciding(spec))
+    for number in range(9):
+        intake.tap(batch([request(b"%d" % number)], np.array([1]), sure([1])))
+    assert [len(rows.keys) for _ in range(2) for rows in intake.take(0)] == [4, 4]
+    intake.fold()
+    assert [len(rows.keys) for rows in intake.take(0)] == [1]
+
+
 def test_requests_are_evidence_once_however_many_rows_they_have():
     page = object()
     memory = Memory()
