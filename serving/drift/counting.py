@@ -16,8 +16,8 @@ from serving.drift.tally import realigned
 from serving.drift.view import CONFIDENCE, Kind, Look, View
 
 ROWS_MAX = 4096
-BYTES_MAX = 1 << 20
-"""What is counted at once: what is made of rows on the way is as large again, or twice."""
+BYTES_MAX = 256 << 10
+"""What is counted at once, in a fraction of a millisecond; what is made of it on the way is twice that."""
 
 Matrix = NDArray[Any]
 Take = Callable[[Matrix], None]
