@@ -63,6 +63,8 @@ class Pace:
         self._idle_ns = 0
         self._refused = False
         self._way_ns = self._spread_ns = self._sooner_ns = 0
+        self._expected: tuple[int, int] | None = None
+        """What `_last` returns until something happens, if it does not depend on the time."""
         self.lead_ns = LEAD_NS_FIRST
         self.late = self.late_ns = 0
 
@@ -97,11 +99,13 @@ class Pace:
         self._refused = False
         ticket = Ticket(rows, now_ns, bool(self._under_way))
         self._under_way.append(ticket)
+        self._expected = None
         return ticket
 
     def launched(self, ticket: Ticket, now_ns: int) -> None:
         """Note that a batch is queued on the device, and learn how long it takes to get there."""
         ticket.launched_ns = now_ns
+        self._expected = None
         way_ns = min(now_ns - ticket.taken_ns + self.times.copy_ns(ticket.rows), LEAD_NS_MAX)
         if not self._way_ns:
             self._way_ns = way_ns
@@ -114,6 +118,7 @@ class Pace:
 
     def ended(self, ticket: Ticket, now_ns: int, *, learn: bool = True) -> None:
         """Note that the device is done with a batch; `learn` from it unless it failed."""
+        self._expected = None
         if ticket in self._under_way:
             self._under_way.remove(ticket)
         before_ns, self._idle_ns = self._idle_ns, now_ns
@@ -141,10 +146,14 @@ class Pace:
 
     def _last(self, now_ns: int) -> tuple[int, int]:
         """Return when the last batch under way is expected to start, and to end."""
+        if self._expected is not None:
+            return self._expected
         start_ns, free_ns = 0, self._idle_ns
         for ticket in self._under_way:
             start_ns = max(self._ready_ns(ticket, now_ns), free_ns)
             free_ns = start_ns + self.times.run_ns(ticket.rows)
+        if all([ticket.launched_ns for ticket in self._under_way]):
+            self._expected = start_ns, free_ns
         return start_ns, free_ns
 
     def _ready_ns(self, ticket: Ticket, now_ns: int) -> int:

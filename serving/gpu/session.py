@@ -64,23 +64,39 @@ class Load:
 
 
 class Turns:
-    """One lane's turns on a device."""
+    """One lane's turns on a device.
 
-    __slots__ = ("_session", "_waiting")
+    Between two events there, a lane asks at every tick that brings requests. So what it was told is kept:
+    until when it waits, unless something happens, or so many rows wait.
+    """
+
+    __slots__ = ("_rows", "_session", "_state", "_until_ns", "waiting")
 
     def __init__(self, session: DeviceSession, waiting: Waiting) -> None:
-        self._session, self._waiting = session, waiting
+        self._session = session
+        self.waiting = waiting
+        self._until_ns = self._state = self._rows = 0
+
+    def wait(self, until_ns: int, state: int, rows: int) -> None:
+        """Ask no more until then, while the session is in this state and fewer rows wait."""
+        self._until_ns, self._state, self._rows = until_ns, state, rows
+
+    def waits(self, now_ns: int) -> bool:
+        """Say whether what it was told still holds."""
+        if now_ns + EARLY_NS >= self._until_ns or self._state != self._session.state:
+            return False
+        return not self.waiting.fills(self._rows)
 
     def take(self, now_ns: int) -> list[InferRequest]:
         """Take the requests of the next batch; none if it is not time for it."""
-        return self._session.take(self._waiting, now_ns)
+        return [] if self.waits(now_ns) else self._session.take(self, now_ns)
 
     def wake_ns(self, now_ns: int, *, free: bool) -> int:
         """Return when to look again though nothing arrives."""
-        if not free or not self._waiting.count:
-            return self._waiting.wake_ns(now_ns, free=free)
-        device_ns = self._session.wake_ns(self._waiting, now_ns)
-        return min(self._waiting.wake_ns(now_ns, free=device_ns == NEVER_NS), device_ns)
+        if not free or not self.waiting.count:
+            return self.waiting.wake_ns(now_ns, free=free)
+        device_ns = self._until_ns if self.waits(now_ns) else self._session.wake_ns(self, now_ns)
+        return min(self.waiting.wake_ns(now_ns, free=device_ns == NEVER_NS), device_ns)
 
 
 class DeviceSession:
@@ -112,8 +128,10 @@ class DeviceSession:
         self.pace = Pace(Times({1: 1}, {}), batch_ns_max)
         self._tickets: dict[int, Ticket] = {}
         self._loads: dict[int, Load] = {}
-        self._asking: dict[int, Waiting] = {}
+        self._asking: dict[Turns, None] = {}
         """Whose requests were told to wait, in their order: two lanes of a version take turns."""
+        self.state = 0
+        """Another number whenever what a lane was told may be wrong."""
 
     def __repr__(self) -> str:
         return f"<DeviceSession {self._free.qsize()} of {SLOTS} slots free, {self.pace!r}>"
@@ -122,37 +140,41 @@ class DeviceSession:
         """Return who says when what waits there is taken."""
         return Turns(self, waiting)
 
-    def take(self, waiting: Waiting, now_ns: int) -> list[InferRequest]:
+    def take(self, turns: Turns, now_ns: int) -> list[InferRequest]:
         """Take the requests of the next batch, if it is time for it. On the loop."""
+        waiting = turns.waiting
         with self._lock:
-            if self._when_ns(waiting, now_ns) > now_ns:
-                self._asking.setdefault(id(waiting), waiting)
+            if self._when_ns(turns, now_ns) > now_ns:
+                self._asking.setdefault(turns)
                 self.pace.refuse()
                 return []
-            self._asking.pop(id(waiting), None)
+            self._asking.pop(turns, None)
             requests = waiting.take(now_ns, lambda first: self.pace.rows_now(now_ns, first.expires_ns))
             if requests:
                 rows = sum([request.layout.rows for request in requests])
                 self._tickets[id(requests)] = self.pace.take(now_ns, rows)
+                self.state += 1
             return requests
 
-    def wake_ns(self, waiting: Waiting, now_ns: int) -> int:
+    def wake_ns(self, turns: Turns, now_ns: int) -> int:
         """Return when to ask again if it is the device that they wait for; else never. On the loop."""
         with self._lock:
-            when_ns = self._when_ns(waiting, now_ns)
+            when_ns = self._when_ns(turns, now_ns)
         return when_ns if when_ns > now_ns else NEVER_NS
 
-    def _when_ns(self, waiting: Waiting, now_ns: int) -> int:
-        full = waiting.fills(min(waiting.rows_max, self.pace.rows_now(now_ns)))
+    def _when_ns(self, turns: Turns, now_ns: int) -> int:
+        rows = min(turns.waiting.rows_max, self.pace.rows_now(now_ns))
+        full = turns.waiting.fills(rows)
         when_ns = self.pace.when_ns(now_ns, full=full)
         if when_ns > now_ns + EARLY_NS:
+            turns.wait(when_ns, self.state, NEVER_NS if full else rows)
             return when_ns
-        for key, other in list(self._asking.items()):
-            if other is waiting:
+        for other in list(self._asking):
+            if other is turns:
                 break
-            if other.count:
+            if other.waiting.count:
                 return now_ns + PATIENCE_NS
-            del self._asking[key]
+            del self._asking[other]
         return now_ns
 
     def gather(self, layout: Layout, requests: Sequence[InferRequest], rows: int) -> Feeds:
@@ -224,11 +246,13 @@ class DeviceSession:
         if ticket is not None:
             with self._lock:
                 self.pace.launched(ticket, monotonic_ns())
+                self.state += 1
 
     def _ended(self, ticket: Ticket | None, *, learn: bool) -> None:
         if ticket is not None:
             with self._lock:
                 self.pace.ended(ticket, monotonic_ns(), learn=learn)
+                self.state += 1
 
     def release(self, batch: Batch) -> None:
         """Let the slot of a batch be written again, which was answered and looked at."""

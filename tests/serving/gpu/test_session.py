@@ -433,7 +433,7 @@ def test_a_stop_that_comes_before_the_run_is_queued_ends_it() -> None:
     request = InferRequest(call, [bytes(8)], Heard())  # type: ignore[arg-type]
     request.layout = bind(spec, call)
     waiting.offer(request)
-    requests = session.take(waiting, 1)
+    requests = session.turns(waiting).take(1)
     feeds = session.gather(request.layout, requests, 1)
     stop = Stop()
     stop.now()
