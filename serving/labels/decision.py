@@ -22,6 +22,8 @@ Arrays = Sequence[NDArray[Any]]
 NO_CLASS = -1
 """The class of a row whose scores say none: they are not numbers."""
 CLASS_MAX = (1 << 31) - 1
+BLOCK_SCORES = 1 << 14
+"""What is worked on at once: what is made of it on the way is 64 KiB each, which need no new pages."""
 OFF_MAX = 1e-3
 """How far from 1 the sum of scores may be that are taken for probabilities."""
 
@@ -193,6 +195,15 @@ def highest(scores: NDArray[Any]) -> tuple[Classes, Scores]:
     ----------
     scores : (rows, classes) of any floating type
     """
+    count, width = scores.shape
+    rows = max(BLOCK_SCORES // max(width, 1), 1)
+    if count <= rows:
+        return _highest(scores)
+    found = [_highest(scores[at : at + rows]) for at in range(0, count, rows)]
+    return np.concatenate([each for each, _ in found]), np.concatenate([each for _, each in found])
+
+
+def _highest(scores: NDArray[Any]) -> tuple[Classes, Scores]:
     if scores.dtype.itemsize < 4 or scores.dtype.kind == "V":
         scores = scores.astype(np.float32)
     count, width = scores.shape
