@@ -32,8 +32,8 @@ PAUSE_S_MIN, PAUSE_S_MAX = 0.005, 0.1
 FULL_PART = 0.25
 """Of a ring that makes the next pause half as long."""
 ASIDE_S = 0.0005
-"""Between two portions, while there is room in the ring. A server on the same core would find it taken for 4 ms
-otherwise: whoever runs may go on until the scheduler's next tick."""
+"""Between two portions, while there is room in the ring. A server on the same core would find it taken for 4
+ms otherwise: whoever runs may go on until the scheduler's next tick."""
 SHOW_S = 0.25
 """How late counts are shown that take long to copy."""
 SHOWN_AT_ONCE_BYTES = 64 << 10

@@ -15,11 +15,13 @@ from serving.codec_binary import payload
 from serving.config import Limits, SharedMemory
 from serving.errors import Invalid, TooLarge, TurnoutError, Unavailable, Unknown
 from serving.expect import JsonObject
+from serving.memo import Memo
 from serving.shm.kinds import Kind, Shared, Source, unoffered
 from serving.shm.region import Files
 from serving.shm.register import NONE, Register
+from serving.shm.terms import Stretch, Terms, terms
 from serving.slots import Slots
-from serving.wire import InferRequest, Reply, Results, Window
+from serving.wire import Call, InferRequest, Payload, Reply, Results, Window
 
 log = logging.getLogger("turnout.shm")
 
@@ -51,6 +53,7 @@ class Memory:
         self._regions: dict[str, Shared] = {}
         self._tried = NONE
         self._slots = Slots()
+        self._terms: Memo[Call, Terms] = Memo(entries_max=4096, entry_bytes_max=4096)
         self._lent_bytes = 0
         self.returned: list[int] = []
         """What loans had that are over: any thread may be the last to hold one."""
@@ -117,9 +120,8 @@ class Memory:
             If a region is not registered, has not what the request means, or too much is under way.
         """
         self._look()
-        call = request.call
-        windows = [each.window for each in call.inputs if each.window is not None]
-        size_bytes = sum(window.size_bytes for window in windows)
+        wanted = self._terms_of(request.call)
+        size_bytes = wanted.size_bytes
         if size_bytes > self._limits.body_bytes_max:
             raise TooLarge(
                 f"{size_bytes} bytes of inputs in shared memory; "
@@ -129,16 +131,9 @@ class Memory:
         if self._lent_bytes + size_bytes > self._limits.bodies_bytes_max:
             raise Unavailable("too many large requests at once; try again later")
         payloads = list(request.payloads)
-        for index, tensor in enumerate(call.inputs):
-            if tensor.window is not None:
-                room = self._slots.take(tensor.window.size_bytes)
-                data = self._checked(tensor.window).read(tensor.window, room)
-                payloads[index] = payload(data, tensor, f"$.inputs[{index}]")
-        targets = {
-            each.name: (each.window, self._checked(each.window))
-            for each in call.outputs or ()
-            if each.window is not None
-        }
+        for stretch in wanted.stretches:
+            self._read(stretch, payloads)
+        targets = {name: (window, self._checked(window)) for name, window in wanted.targets.items()}
         request.payloads = payloads
         self._lent_bytes += size_bytes
         request.reply = Loan(self, request.reply, targets, size_bytes)
@@ -147,6 +142,27 @@ class Memory:
         """Let go of everything."""
         self._regions.clear()
         self._register.close()
+
+    def _terms_of(self, call: Call) -> Terms:
+        known = self._terms.get(call) or self._terms.recall(call)
+        if known is None:
+            known = terms(call)
+            self._terms.keep(call, known, 0)
+        return known
+
+    def _read(self, stretch: Stretch, payloads: list[Payload]) -> None:
+        window, pieces = stretch.window, stretch.pieces
+        region = self._region(window.region)
+        for each in pieces:
+            region.entry.check(each.window)
+        data = region.read(window, self._slots.take(window.size_bytes))
+        if len(pieces) == 1:
+            index, tensor = pieces[0].index, pieces[0].tensor
+            payloads[index] = payload(data, tensor, f"$.inputs[{index}]")
+            return
+        for each in pieces:
+            piece = data[each.start : each.stop]
+            payloads[each.index] = payload(piece, each.tensor, f"$.inputs[{each.index}]")
 
     def _checked(self, window: Window) -> Shared:
         region = self._region(window.region)
