@@ -141,12 +141,13 @@ class Drift:
         for stream in [each for each in self._streams.values() if each.is_waiting]:
             try:
                 finding = stream.evaluate(self._bar(judged[stream.key[0]]), now_us)
-                stream.tidy(connected)
             except Exception:  # The others are none the worse for it.
                 log.exception("event=drift_not_evaluated stream=%s", stream.key)
                 continue
             if finding is not None:
                 happened.append(self._happen(stream, finding, now_us))
+        for stream in self._streams.values():  # Also those that count nothing, whose versions come and go.
+            stream.tidy(connected)
         self._forget()
         return happened
 

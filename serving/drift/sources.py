@@ -69,6 +69,8 @@ class Sources:
 
     def tidy(self, connected: Collection[str]) -> None:
         """Add up what has probably ended: streams of replicas that are gone, or that began another since."""
+        if len(self._sources) <= OVER_MAX:
+            return
         latest = {source.replica: number for number, source in self._sources.items()}
         over = [
             number

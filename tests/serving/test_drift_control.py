@@ -167,6 +167,14 @@ def test_streams_that_are_over_are_added_up_and_none_is_counted_twice(sizes, bac
     assert again.total()["values"] == sources.total()["values"]
 
 
+def test_streams_without_a_row_are_added_up_too_when_others_have_followed_them(tmp_path):
+    drift = begun(tmp_path)
+    for number in range(3 * OVER_MAX):
+        drift.note(Counted(number, PROFILE).told("r1"), START_US)
+    drift.evaluate(["r1"], START_US)
+    assert len(stream_of(drift).sources._sources) == OVER_MAX + 1
+
+
 def test_what_is_dropped_is_told_though_nothing_new_was_counted():
     sources, counted = Sources(), Counted(1, PROFILE)
     counted.count(normal(5))
