@@ -5,16 +5,16 @@ from __future__ import annotations
 import mmap
 import struct
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 ENTRY = struct.Struct("<8q")
 """A number that changes with each entry, before and after it, by which a reader knows half an entry."""
 READS_MAX = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """The counts of a device; those of time in nanoseconds.
 
     `busy_ns` counts what is queued as well, of which `free_ns` is the end, by `time.monotonic_ns`. `late` are
@@ -64,8 +64,7 @@ class Page:
     def write(self, done: Done) -> None:
         """Tell the counts."""
         self._number += 1
-        values = [getattr(done, field.name) for field in fields(Done)]
-        ENTRY.pack_into(self._map, 0, self._number, *values, self._number)
+        ENTRY.pack_into(self._map, 0, self._number, *done, self._number)
 
     def read(self) -> Seen:
         """Return what was told last."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from mmap import mmap
 from threading import Lock
 from typing import Any
@@ -149,6 +150,7 @@ class SimulatedAccelerator:
         self._run_ns, self._compute, self._spec = run_ns, compute, spec
         self.device = device or SimulatedDevice(copy_bytes_per_s)
         self.rows_max = max(spec.rows_max, 1)
+        self._row_bytes = sum(prod(each.shape[1:]) * each.datatype.itemsize for each in spec.outputs)
         self.closed = False
         self.batches: list[int] = []
         """The rows of each run so far."""
@@ -178,11 +180,7 @@ class SimulatedAccelerator:
         assert slot.rows == rows, "what is launched was staged"
         self.batches.append(rows)
         ran_ns = self.device.run(slot.copied_ns, self._run_ns(rows), rows)
-        out_bytes = sum(
-            rows * int(np.prod(each.shape[1:], dtype=np.int64)) * each.datatype.itemsize
-            for each in self._spec.outputs
-        )
-        slot.done_ns = self.device.copy_out(ran_ns, max(out_bytes, 0))
+        slot.done_ns = self.device.copy_out(ran_ns, max(rows * self._row_bytes, 0))
 
     def wait(self, slot: SimulatedSlot, rows: int) -> list[NDArray[Any]]:
         """Sleep until the copy back would be done, and work out what it would hold."""
