@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ import numpy as np
 from loadtests.bench import command, machine, models
 from loadtests.bench.rows import Row, or_reason, table, tell, write
 from loadtests.bench.server import Server
-from loadtests.gpubench import cases, cycles, layout, limit, measured, standin, switching, times
+from loadtests.gpubench import cases, cycles, layout, limit, measured, several, standin, switching, times
 from loadtests.gpubench.cases import Case
 from loadtests.gpubench.gateway import Stage
 from loadtests.gpubench.gateway import cores as divided
@@ -68,6 +69,18 @@ class Run:
                 switching.checked(running, stage.folder / "run"), name, "violations", switching.NONE
             )
             yield from self._cycled(running)
+        yield from self._several(limits)
+
+    def _several(self, limits: dict[str, Limit]) -> Iterator[Row]:
+        """Ask several gateways that have the same device, when the one is gone."""
+        stage, case = self._stage, cases.SEVERAL if self._stage.simulated else cases.RESNET_UINT8
+        if not self._wants(case.name):
+            return
+        layout.lay_out(stage.repository, [case], simulated=stage.simulated)
+        if case.name not in limits:
+            yield from or_reason(self._limit(case, limits), f"{case.name}/in-process limit", "rows/s", None)
+        if case.name in limits:
+            yield from several.together(case, stage, partial(self._trial, case, limits[case.name]))
 
     def _limit(self, case: Case, limits: dict[str, Limit]) -> Iterator[Row]:
         if self._stage.simulated:

@@ -62,6 +62,8 @@ class Way:
     port: int
     questions: Sequence[Question]
     shared: Shared | None = None
+    others: Sequence[int] = ()
+    """Ports of further gateways that are asked as well."""
 
     def plan(self, clients: int, rate_per_s: float, seconds: float, warm_s: float) -> Plan:
         """Return the load: `clients` that ask again when they were answered, or a rate if there is one."""
@@ -79,6 +81,7 @@ class Way:
             connections_max=connections,
             timeout_s=TIMEOUT_S,
             calling=call,
+            others=[(HOST, port) for port in self.others],
         )
 
     def calling(self, clients: int) -> Calling | None:
@@ -88,10 +91,10 @@ class Way:
         return calling(f"{HOST}:{self.port}", streams=min(clients, STREAMS))
 
 
-def over_http(asked: Asked, port: int) -> Way:
+def over_http(asked: Asked, port: int, others: Sequence[int] = ()) -> Way:
     """Ask over HTTP, with binary tensors."""
     manner = Manner(f"/v2/models/{asked.case.name}/infer", HOST)
-    return Way(Protocol.HTTP, asked, port, _questions(manner.question, asked))
+    return Way(Protocol.HTTP, asked, port, _questions(manner.question, asked), others=others)
 
 
 def over_grpc(asked: Asked, port: int) -> Way:

@@ -120,8 +120,10 @@ SIMULATED = (
     RESNET_UINT8.on("V100", times.RESNET_FP16_V100),
     RESNET_FP16.on("T4", times.RESNET_FP16_T4),
 )
+SEVERAL = RESNET_UINT8.on("A100", times.RESNET_FP16.slower(2))
+"""What several front ends are asked where the device is simulated: one core is not enough, and two are."""
 IDLE = {case.name: case.on("none", times.NONE, goal=False) for case in TRUE}
 """By the name of the case whose front end they show."""
 REGISTER = Case("register", FP32, {"x": (FP32, (1,))}, 1, times.BERT_FP16, goal=False)
 """What the checker of switches asks: it answers its version."""
-BY_NAME = {case.name: case for case in (*SIMULATED, *IDLE.values(), REGISTER)}
+BY_NAME = {case.name: case for case in (*SIMULATED, SEVERAL, *IDLE.values(), REGISTER)}

@@ -39,38 +39,51 @@ class Stage:
         return self.folder / ("standins" if self.simulated else "models")
 
     @property
-    def state(self) -> Path:
-        """Return where the gateway keeps what outlives it."""
-        return (self.folder / "run" / "state").absolute()
+    def run(self) -> Path:
+        """Return where the gateways keep what they need."""
+        return (self.folder / "run").absolute()
 
     def page(self) -> Page | None:
         """Return what the simulated device tells, None if there is a real one."""
-        return Page(page_file(self.state)) if self.simulated else None
+        return Page(page_file(self.run)) if self.simulated else None
 
     @contextlib.contextmanager
     def gateway(self, models: Sequence[str]) -> Iterator[Server]:
         """Serve these models until the block ends; who was live at an earlier time is forgotten."""
-        shutil.rmtree(self.state, ignore_errors=True)
-        page_file(self.state).unlink(missing_ok=True)
+        with self.gateways(models, 1, self.cores.server) as (running,):
+            yield running
+
+    @contextlib.contextmanager
+    def gateways(self, models: Sequence[str], count: int, cores: frozenset[int]) -> Iterator[list[Server]]:
+        """Serve these models by so many gateways, which have one device, until the block ends."""
+        page_file(self.run).unlink(missing_ok=True)
+        with contextlib.ExitStack() as stack:
+            yield [stack.enter_context(self._gateway(models, number, cores)) for number in range(count)]
+
+    @contextlib.contextmanager
+    def _gateway(self, models: Sequence[str], number: int, cores: frozenset[int]) -> Iterator[Server]:
+        state = self.run / f"state-{number}"
+        shutil.rmtree(state, ignore_errors=True)
         ports = [server.free_port() for _ in range(4)]
-        file = (self.folder / "run" / "gateway.toml").absolute()
+        file = self.run / f"gateway-{number}.toml"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(turnout.toml(self.settings(models, ports)))
+        file.write_text(turnout.toml(self.settings(models, ports, state)))
         command = turnout.command(file, local=True, program=SERVED[self.simulated])
         log = file.with_suffix(".log")
-        cores = self.cores.server
         with server.running("turnout serve --local", command, ports[0], cores, log, READY_S_MAX) as running:
             admin = f"http://127.0.0.1:{ports[2]}"
             yield replace(running, admin=admin, metrics=ports[1], grpc=ports[3])
 
-    def settings(self, models: Sequence[str], ports: Sequence[int]) -> dict[str, dict[str, object]]:
+    def settings(
+        self, models: Sequence[str], ports: Sequence[int], state: Path
+    ) -> dict[str, dict[str, object]]:
         """Return the configuration.
 
         A simulated run is never put on the event loop, however short it is: there it would be the CPU's.
         """
         setup = Setup(self.repository, models=models, grpc="h2", shared_memory=True)
         http, metrics, admin, grpc = ports
-        made = turnout.settings(setup, http, metrics, admin, self.state, grpc)
+        made = turnout.settings(setup, http, metrics, admin, state, grpc)
         if self.simulated:
             made["engine"] = {"inline_us_max": 0}
         else:

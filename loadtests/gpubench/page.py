@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
+import os
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-ENTRY = struct.Struct("<8q")
+ENTRY = struct.Struct("<11q")
 """A number that changes with each entry, before and after it, by which a reader knows half an entry."""
+NUMBER = struct.Struct("<q")
 READS_MAX = 10_000
 
 
@@ -18,7 +23,8 @@ class Done(NamedTuple):
     """The counts of a device; those of time in nanoseconds.
 
     `busy_ns` counts what is queued as well, of which `free_ns` is the end, by `time.monotonic_ns`. `late` are
-    runs that began after the device had been idle, `idle_ns` for how long it had been.
+    runs that began after the device had been idle, `idle_ns` for how long it had been. The first run began at
+    `first_ns`, and copies each way are over at `inward_ns` and `outward_ns`.
     """
 
     busy_ns: int = 0
@@ -27,6 +33,9 @@ class Done(NamedTuple):
     rows: int = 0
     late: int = 0
     idle_ns: int = 0
+    first_ns: int = 0
+    inward_ns: int = 0
+    outward_ns: int = 0
 
     def ran_ns(self, now_ns: int) -> int:
         """Return for how long something has run by now."""
@@ -51,7 +60,7 @@ class Seen:
 
 
 class Page:
-    """A file with the counts of one device, mapped: one process writes, others read."""
+    """A file with the counts of one device, mapped: whoever holds it writes, and anybody reads."""
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -59,12 +68,21 @@ class Page:
             if opened.tell() < ENTRY.size:
                 opened.truncate(ENTRY.size)
             self._map = mmap.mmap(opened.fileno(), ENTRY.size)
-        self._number = 0
+            self._fd = os.dup(opened.fileno())
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from holding it until the block ends. One thread at a time."""
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def write(self, done: Done) -> None:
         """Tell the counts."""
-        self._number += 1
-        ENTRY.pack_into(self._map, 0, self._number, *done, self._number)
+        (number,) = NUMBER.unpack_from(self._map)
+        ENTRY.pack_into(self._map, 0, number + 1, *done, number + 1)
 
     def read(self) -> Seen:
         """Return what was told last."""

@@ -6,10 +6,10 @@ import threading
 import time
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Protocol
 
 from loadtests.bench import server
 from loadtests.bench.errors import BenchError
-from loadtests.bench.server import Server
 from loadtests.gpubench.asking import Way
 from loadtests.gpubench.noise import Moment
 from loadtests.gpubench.page import Page
@@ -25,6 +25,17 @@ OTHERS_MAX = 0.1
 """A measurement during which others used more cores is made again, and the less disturbed one counts."""
 AGAIN_MAX = 12
 """How often in all: on a busy machine a benchmark has an end, too, and says how busy the machine was."""
+
+
+class Running(Protocol):
+    """Whoever is under load."""
+
+    @property
+    def metrics(self) -> int:
+        """The port of its metrics."""
+
+    def cpu_s(self) -> float:
+        """Return the processor time used so far, in seconds."""
 
 
 @dataclass(slots=True)
@@ -72,7 +83,7 @@ class Pressure:
 class Watch:
     """Looks at the device from the end of the warming up to the end of the load, from a thread of its own."""
 
-    def __init__(self, running: Server, page: Page | None, from_s: float, seconds: float) -> None:
+    def __init__(self, running: Running, page: Page | None, from_s: float, seconds: float) -> None:
         self._running, self._page = running, page
         self._from_s, self._seconds = from_s, seconds
         self.busy = self.rows = self.cpu_s = self.others = 0.0
@@ -112,7 +123,7 @@ class Watch:
 
 def press(
     way: Way,
-    running: Server,
+    running: Running,
     page: Page | None,
     clients: int,
     seconds: float,
@@ -134,7 +145,7 @@ def press(
 
 
 def _press(
-    way: Way, running: Server, page: Page | None, clients: int, seconds: float, rate_per_s: float
+    way: Way, running: Running, page: Page | None, clients: int, seconds: float, rate_per_s: float
 ) -> Pressure:
     load = Load(way.plan(clients, rate_per_s, seconds, WARM_S))
     watch = Watch(running, page, load.begin_ns / 1e9 + WARM_S, seconds)

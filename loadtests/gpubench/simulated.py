@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from mmap import mmap
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,8 @@ class SimulatedDevice:
     ----------
     copy_bytes_per_s : float
         Of each direction.
-    now_ns, tell : callable
-        The clock, and who is told the counts after each run.
+    now_ns : callable
+        The clock.
 
     Attributes
     ----------
@@ -70,12 +70,10 @@ class SimulatedDevice:
         self,
         copy_bytes_per_s: float,
         now_ns: Callable[[], int] = time.monotonic_ns,
-        tell: Callable[[Done], None] = lambda _done: None,
     ) -> None:
         self.copy_bytes_per_s = copy_bytes_per_s
         self.now_ns = now_ns
-        self._tell = tell
-        self.lock = Lock()
+        self.lock = RLock()
         self.inward, self.runs, self.outward = Queue(), Queue(), Queue()
         self.first_ns = self.rows = self.late = self.idle_ns = 0
 
@@ -98,9 +96,7 @@ class SimulatedDevice:
             elif earliest_ns > self.runs.free_ns:
                 self.late += 1
                 self.idle_ns += earliest_ns - self.runs.free_ns
-            end_ns = self.runs.give(earliest_ns, takes_ns)
-            self._tell(Done(self.busy_ns, end_ns, self.runs.count, self.rows, self.late, self.idle_ns))
-            return end_ns
+            return self.runs.give(earliest_ns, takes_ns)
 
     def copy_out(self, ran_ns: int, size_bytes: int) -> int:
         """Queue a copy back; return when it is done."""
@@ -111,6 +107,18 @@ class SimulatedDevice:
     def busy_ns(self) -> int:
         """For how long something ran, or will have run when all that is queued is done."""
         return self.runs.busy_ns
+
+    @property
+    def done(self) -> Done:
+        """The counts."""
+        counts = self.runs.count, self.rows, self.late, self.idle_ns, self.first_ns
+        return Done(self.busy_ns, self.runs.free_ns, *counts, self.inward.free_ns, self.outward.free_ns)
+
+    def go_on(self, done: Done) -> None:
+        """Go on from these counts."""
+        self.runs.busy_ns, self.runs.free_ns, self.runs.count = done.busy_ns, done.free_ns, done.runs
+        self.rows, self.late, self.idle_ns, self.first_ns = done.rows, done.late, done.idle_ns, done.first_ns
+        self.inward.free_ns, self.outward.free_ns = done.inward_ns, done.outward_ns
 
 
 @dataclass(eq=False)

@@ -20,7 +20,7 @@ class Channels:
         self._least, self._most = plan.connections, plan.connections_max
         self._requests, self._epoll = requests, epoll
         self._heads = Heads(outcomes)
-        self._openings = Openings(plan.at, plan.tls, epoll)
+        self._openings = Openings(plan.addresses, plan.tls, epoll)
         self._channels: dict[int, Channel] = {}
         self._idle: deque[Channel] = deque()
 

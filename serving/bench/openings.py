@@ -8,7 +8,9 @@ import os
 import select
 import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 CONNECT_NS_MAX = 10_000_000_000
 """What a connection may take to be made, TLS included; then it counts as refused."""
@@ -87,7 +89,7 @@ class Opening:
 
 
 class Openings:
-    """The connections that are being made.
+    """The connections that are being made, to each of some addresses in turn.
 
     Attributes
     ----------
@@ -95,8 +97,8 @@ class Openings:
         Why the last one that was refused was.
     """
 
-    def __init__(self, at: tuple[str, int], tls: Tls | None, epoll: select.epoll) -> None:
-        self._at, self._tls, self._epoll = at, tls, epoll
+    def __init__(self, addresses: Sequence[tuple[str, int]], tls: Tls | None, epoll: select.epoll) -> None:
+        self._addresses, self._tls, self._epoll = cycle(addresses), tls, epoll
         self._under_way: dict[int, Opening] = {}
         self._retry_ns = 0
         self.why = ""
@@ -112,7 +114,7 @@ class Openings:
         if now_ns < self._retry_ns:
             return False
         try:
-            made = Opening(self._at, self._tls, now_ns)
+            made = Opening(next(self._addresses), self._tls, now_ns)
         except OSError as error:
             self._refused(error, now_ns)
             return False

@@ -26,7 +26,10 @@ class Calling:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked, how often, and for how long; over gRPC if it says how calls are made."""
+    """What is asked, how often, and for how long; over gRPC if it says how calls are made.
+
+    Connections are dealt out in turn to the gateway `at` an address and the `others` that answer alike.
+    """
 
     at: tuple[str, int]
     model: str
@@ -44,6 +47,12 @@ class Plan:
     """Write an id of its own into each request; without, what is asked is not more than what there is."""
     tls: Tls | None = None
     calling: Calling | None = None
+    others: Sequence[tuple[str, int]] = ()
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """All who are asked."""
+        return (self.at, *self.others)
 
     @property
     def scheme(self) -> str:

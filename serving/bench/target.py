@@ -186,7 +186,7 @@ def unary(target: Target, method: str, message: bytes, metadata: Sequence[tuple[
 
 
 def _connected(target: Target, epoll: select.epoll, until_s: float) -> socket.socket:
-    openings = Openings(target.at, target.tls, epoll)
+    openings = Openings([target.at], target.tls, epoll)
     try:
         openings.begin(0)
         while len(openings) and time.monotonic() < until_s:

@@ -21,7 +21,7 @@ class Trunks:
         self._least, self._most = plan.connections, plan.connections_max
         self._calling, self._outcomes = calling, outcomes
         self._requests, self._epoll = requests, epoll
-        self._openings = Openings(plan.at, plan.tls, epoll)
+        self._openings = Openings(plan.addresses, plan.tls, epoll)
         self._trunks: dict[int, Trunk] = {}
         self._turns: deque[Trunk] = deque()
         """Those with room, the one that was called longest ago first: so all replicas are asked."""

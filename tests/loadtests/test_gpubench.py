@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 
 from loadtests.bench import machine
 from loadtests.bench.errors import BenchError
-from loadtests.gpubench import bert, cases, layout, limit, measured, perceptron, resnet, standin
+from loadtests.bench.server import Server
+from loadtests.gpubench import bert, cases, layout, limit, measured, perceptron, resnet, several, standin
 from loadtests.gpubench.broken import Breathless
 from loadtests.gpubench.gateway import Stage, cores
+from loadtests.gpubench.joint import JointDevice
 from loadtests.gpubench.measured import Limit, Trial
 from loadtests.gpubench.noise import Moment, spent_s
 from loadtests.gpubench.page import Done, Page, Seen
@@ -119,8 +122,8 @@ BATCHES = st.lists(
 
 @given(BATCHES)
 def test_a_simulated_device_runs_one_batch_at_a_time_and_none_before_it_is_copied(batches):
-    clock, told = Clock(), []
-    device = SimulatedDevice(1e9, clock, told.append)
+    clock = Clock()
+    device = SimulatedDevice(1e9, clock)
     over = busy = 0
     for pause_ns, size_bytes, takes_ns in batches:
         clock.now_ns += pause_ns
@@ -130,8 +133,26 @@ def test_a_simulated_device_runs_one_batch_at_a_time_and_none_before_it_is_copie
         assert end_ns - takes_ns >= max(over, copied_ns), "it began after all that was before it"
         over, busy = end_ns, busy + takes_ns
     assert device.busy_ns == busy
-    assert told[-1] == Done(busy, over, len(batches), device.rows, device.late, device.idle_ns)
+    assert device.done[:3] == (busy, over, len(batches))
     assert device.first_ns + busy + device.idle_ns == over, "the time is spent running or idle"
+
+
+@given(BATCHES, st.integers(2, 3), st.data())
+def test_a_device_that_several_processes_use_is_one_device(batches, users, data):
+    with TemporaryDirectory() as folder:
+        file, clock = Path(folder) / "device.page", Clock()
+        joint = [JointDevice(1e9, Page(file)) for _ in range(users)]
+        for each in joint:
+            each.now_ns = clock
+        one = SimulatedDevice(1e9, clock)
+        for pause_ns, size_bytes, takes_ns in batches:
+            clock.now_ns += pause_ns
+            ends = []
+            for device in (one, data.draw(st.sampled_from(joint))):
+                ran_ns = device.run(device.copy_in(size_bytes), takes_ns, rows=size_bytes)
+                ends.append((ran_ns, device.copy_out(ran_ns, size_bytes)))
+            assert ends[0] == ends[1]
+        assert Page(file).read().done == one.done
 
 
 @given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(1, 1 << 30))
@@ -282,3 +303,19 @@ def test_a_case_is_measured_by_each_protocol_at_the_real_command_on_a_simulated_
         wrong = Trial(case, trial.limit, running, trial.page, 0.3, expected + 1)
         with pytest.raises(BenchError, match="answers wrongly"), wrong.way(measured.Protocol.HTTP):
             pass
+
+
+@pytest.mark.e2e
+def test_several_front_ends_have_one_device(tmp_path: Path):
+    case = replace(cases.BERT_FP16, switched=False)
+    stage = Stage(tmp_path, cores(machine.cores()), simulated=True)
+    layout.lay_out(stage.repository, [case], simulated=True)
+    expected = standin.expected(case, 1, case.sample(0))
+
+    def trial(asked: Server) -> Trial:
+        return Trial(case, Limit(64, 15e3), asked, stage.page(), 0.3, expected, patience=Patience(0))
+
+    found = list(several.together(case, stage, trial))
+    busy = [row for row in found if row.name.endswith("device busy")]
+    assert len(found) == 4 and [row.goal is None for row in busy] == [True, False]
+    assert all(0 < row.value <= 1 for row in busy)

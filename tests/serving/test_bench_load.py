@@ -209,6 +209,13 @@ def test_it_is_told_how_each_second_goes():
     assert all(recent.versions == {"7": recent.count} for _, recent in seconds if recent.count)
 
 
+def test_connections_are_dealt_out_to_all_addresses():
+    with Answering() as one, Answering() as other:
+        load = loaded(one, 200, 0.5, connections=4, connections_max=4, others=[other.at])
+    assert load.tally.whole().count == 100 and load.tally.whole().errors == 0
+    assert len(one.answered_ns) > 20 and len(other.answered_ns) > 20
+
+
 class TestHeads:
     def test_versions_and_revisions_are_in_the_route(self):
         outcomes = Outcomes()

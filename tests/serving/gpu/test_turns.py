@@ -7,10 +7,12 @@ from time import monotonic_ns
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtests.gpubench.simulated import SimulatedAccelerator
+from serving.gpu import session as module
 from serving.gpu.owner import Owner
 from serving.gpu.pace import Ticket
 from serving.gpu.session import DeviceSession
@@ -44,12 +46,21 @@ def request() -> InferRequest:
 @given(st.data(), st.integers(1, 20 * MS))
 def test_what_a_lane_was_told_is_what_it_would_be_told_again(data: st.DataObject, run_ns: int) -> None:
     session, waiting = made(run_ns), Waiting(None, ROWS_MAX, 1000)
+    with pytest.MonkeyPatch.context() as patched:
+        steps(data, session, waiting, run_ns, patched)
+    session.close()
+
+
+def steps(
+    data: st.DataObject, session: DeviceSession, waiting: Waiting, run_ns: int, patched: pytest.MonkeyPatch
+) -> None:
     turns = session.turns(waiting)
     queued: list[Ticket] = []
     launched: list[Ticket] = []
-    now_ns = monotonic_ns()
+    now_ns = 1
     for _ in range(data.draw(st.integers(1, 30))):
         now_ns += data.draw(st.integers(0, 2 * run_ns))
+        patched.setattr(module, "monotonic_ns", lambda now_ns=now_ns: now_ns)
         match data.draw(st.sampled_from(["come", "launch", "end"])):
             case "launch" if queued:
                 session._launched(queued[0])
@@ -63,7 +74,6 @@ def test_what_a_lane_was_told_is_what_it_would_be_told_again(data: st.DataObject
             assert session.pace.when_ns(now_ns, full=waiting.fills(ROWS_MAX)) > now_ns
         elif requests := turns.take(now_ns):
             queued.append(session._tickets.pop(id(requests)))
-    session.close()
 
 
 def test_a_lane_is_told_anew_when_a_batch_has_ended() -> None:
