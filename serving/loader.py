@@ -25,7 +25,7 @@ from serving.device import NoDevice, choose, gpus
 from serving.errors import Expired, Failed, Invalid
 from serving.gpu.bound import NoGraphs
 from serving.gpu.kept import Kept, used_on_gpus
-from serving.gpu.placing import Placing
+from serving.gpu.placing import Placing, takes_anything
 from serving.gpu.providers import Wanted, wanted
 from serving.gpu.session import DeviceSession
 from serving.gpu.taken import taking
@@ -140,7 +140,7 @@ def prepare(
     TurnoutError, NoDevice, NoRoom, OSError, ValueError
         If the version cannot be served as configured.
     """
-    asked = _asked(config, settings)
+    asked = _asked(config, settings, artifact)
     with taking(asked, artifact) as on_gpu:
         try:
             prepared = _prepared(artifact, config, labels, settings, placing, asked)
@@ -177,6 +177,8 @@ def _prepared(
     inline_ns_max, until_s = settings.engine.inline_us_max * 1000, began_s + settings.admission.deadline_s / 2
     with _within(settings.admission.deadline_s) as stop:
         sample = find_sample(session, spec, stop)
+        if sample is None and asked is not None and takes_anything(spec):
+            raise Failed("it loads on the GPU, but does not run there; the log says why")
         accelerate = placing.device(onnx_session) if placing is not None else None
         if automatic:
             # On a device larger batches gain, and nobody waits for company (docs/decisions/020).
@@ -208,10 +210,11 @@ def _unless_short(device: DeviceSession | None, rows_max: int, inline_ns_max: in
     return None
 
 
-def _asked(config: ModelConfig, settings: Config) -> Wanted | None:
+def _asked(config: ModelConfig, settings: Config, artifact: Artifact) -> Wanted | None:
     """Return how a version is to be opened on a GPU; None for one that is to run on the CPU."""
     device = config.device if config.device is not Device.AUTO else settings.engine.device
-    return wanted(config, settings) if choose(device, gpus()) is Device.GPU else None
+    on_gpu = choose(device, gpus()) is Device.GPU
+    return wanted(config, settings, artifact.bytes_total) if on_gpu else None
 
 
 def _open(artifact: Artifact, config: ModelConfig, settings: Config, asked: Wanted | None) -> Any:

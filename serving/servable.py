@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from serving.aside import aside
 from serving.calls import weight_bytes
 from serving.config import Config
+from serving.gpu.driver import opened
 from serving.gpu.session import SLOTS
 from serving.lane import Lane
 from serving.layout import Layout, bind
@@ -123,6 +124,8 @@ def put_up(
     before: Servable | None,
 ) -> Servable:
     """Give what was prepared a lane; what a version has done stays counted when it takes its own place."""
+    for driver in opened():
+        driver.stand_apart()  # A session may end on the loop while another thread captures.
     spec = prepared.spec
     ledger = before.ledger if before is not None else Ledger(LEDGER_ROWS_MAX)
     device = prepared.device

@@ -103,6 +103,12 @@ class FakeCuda:
     def _cuCtxSetCurrent(self, context):
         assert context == 7
 
+    def _cuCtxPushCurrent_v2(self, context):
+        assert context == 7
+
+    def _cuCtxPopCurrent_v2(self, context):
+        context._obj.value = 7
+
     def _cuThreadExchangeStreamCaptureMode(self, mode):
         assert mode._obj.value == 1
 
@@ -110,6 +116,8 @@ class FakeCuda:
         free._obj.value, total._obj.value = self.total - self.used, self.total
 
     def _cuMemAlloc_v2(self, address, size):
+        if not size:
+            return 1
         if size > self.total - self.used:
             return 2
         made = np.empty(size, np.uint8)
@@ -123,9 +131,12 @@ class FakeCuda:
 
     def _cuMemHostAlloc(self, address, size, flags):
         assert flags == 1
+        if not size:
+            return 1
         made = ctypes.create_string_buffer(size)
         address._obj.value = ctypes.addressof(made)
         self.pinned[ctypes.addressof(made)] = made
+        return 0
 
     def _cuMemFreeHost(self, address):
         del self.pinned[address]

@@ -13,10 +13,12 @@ CPU = "CPUExecutionProvider"
 SHAPE_OPERATORS = frozenset({
     "Abs", "Add", "And", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand",
     "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mod",
-    "Mul", "Neg", "Not", "Or", "Range", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape",
-    "Shape", "Size", "Slice", "Split", "Squeeze", "Sub", "Unsqueeze", "Where",
+    "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMin", "ReduceProd",
+    "ReduceSum", "Reshape", "ScatterND", "Shape", "Size", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile",
+    "Unsqueeze", "Where",
 })  # fmt: skip
-"""What shapes are computed with: ONNX Runtime leaves these few numbers to the CPU on purpose."""
+"""What shapes are computed with, and PyTorch the scale of attention: ONNX Runtime leaves these few numbers
+to the CPU on purpose."""
 OPERATORS_TOLD_MAX = 8
 NAME_CHARACTERS_MAX = 60
 

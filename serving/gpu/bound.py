@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -125,10 +126,19 @@ class BoundAccelerator:
 
     def _allocated(self) -> BoundSlot:
         side, spec = self._side, self._spec
-        taken = tuple(self._buffer(each) for each in spec.inputs if not each.optional)
-        given = tuple(map(self._buffer, spec.outputs))
+        made: list[Buffer] = []
+        try:
+            required = [each for each in spec.inputs if not each.optional]
+            made.extend(map(self._buffer, (*required, *spec.outputs)))  # As far as it gets.
+            events = side.event(), side.event(), side.event()
+        except DriverError:
+            for buffer in made:  # No slot has them that would give them back.
+                with suppress(DriverError):
+                    side.free(buffer.address)
+            raise
+        taken, given = made[: len(required)], made[len(required) :]
         inputs = {each.spec.name: each.array for each in taken}
-        return BoundSlot(next(self._numbers), inputs, taken, given, side.event(), side.event(), side.event())
+        return BoundSlot(next(self._numbers), inputs, tuple(taken), tuple(given), *events)
 
     def _buffer(self, spec: TensorSpec) -> Buffer:
         shape = (self.rows_max, *spec.shape[1:])
@@ -201,7 +211,11 @@ class BoundAccelerator:
         side = self._side
         side.enter()
         for stream in (self._in, self._compute, self._out) if slots else ():
-            side.finish(stream)
+            try:
+                side.finish(stream)
+            except DriverError as error:
+                if error.lost:
+                    raise
         for slot in slots:
             for each in (*slot.taken, *slot.given):
                 side.free(each.address)

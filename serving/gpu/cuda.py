@@ -17,7 +17,9 @@ log = logging.getLogger("turnout.gpu")
 
 
 def accelerate(session: Any, spec: ModelSpec, settings: Config) -> BoundAccelerator | None:
-    """Return the version on the GPU that it was opened on; None if its batches differ in more than rows.
+    """Return the version on the GPU that it was opened on; None if it cannot be bound to buffers there.
+
+    That is so if its batches differ in more than rows, or it reads or writes some of them elsewhere.
 
     Raises
     ------
@@ -25,8 +27,18 @@ def accelerate(session: Any, spec: ModelSpec, settings: Config) -> BoundAccelera
         If its buffers would not fit there.
     """
     where = on_gpu(session)
-    if where is None or not fits_slots(spec):
+    if where is None or not fits_slots(spec) or not all_on(session, where.driver.kind):
         log.info("version=%s event=plain_runs", spec)
         return None
     check_buffers(where.driver, DEPTH_MAX * slot_size(spec), settings.gpu)
     return BoundAccelerator(session, spec, where.driver, where.stream, graphs=where.graphs)
+
+
+def all_on(session: Any, kind: str) -> bool:
+    """Say whether ONNX Runtime reads all inputs, and writes all outputs, on a device of this kind.
+
+    One that it reads elsewhere it copies there when it is bound, and never again: each batch would get what
+    the first one had (https://github.com/microsoft/onnxruntime/issues/5857).
+    """
+    places = [*session.get_input_memory_infos(), *session.get_output_memory_infos()]
+    return all(each.name.lower() == kind for each in places)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from typing import Any
 
@@ -25,7 +26,8 @@ LAZY_PEER_ACCESS = 1
 """CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS, the only flag there is."""
 CAPTURE_THREAD_LOCAL = 1
 """CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: graphs that other threads capture forbid this thread nothing."""
-LOST = frozenset({4, 214, 220, 226, 700, 702, 709, 710, *range(714, 720), 721, 999})
+UNKNOWN = 999
+LOST = frozenset({4, 214, 220, 226, 700, 702, 709, 710, *range(714, 720), 721, 810, UNKNOWN})
 """Codes after which no call of this process works any more: a kernel that went wrong, a GPU that is gone."""
 
 
@@ -47,6 +49,8 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "cuDeviceGetUuid_v2": (POINTER(Uuid), c_int),
     "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
     "cuCtxSetCurrent": (c_void_p,),
+    "cuCtxPushCurrent_v2": (c_void_p,),
+    "cuCtxPopCurrent_v2": (POINTER(c_void_p),),
     "cuThreadExchangeStreamCaptureMode": (POINTER(c_int),),
     "cuMemGetInfo_v2": (POINTER(c_size_t), POINTER(c_size_t)),
     "cuMemAlloc_v2": (POINTER(c_uint64), c_size_t),
@@ -135,6 +139,16 @@ class Driver:
         self._call("cuCtxSetCurrent", self._context)
         self.stand_apart()
 
+    @contextmanager
+    def _visit(self) -> Iterator[None]:
+        """Let the GPU be the thread's for a moment: for what the garbage collector calls, anywhere."""
+        self._call("cuCtxPushCurrent_v2", self._context)
+        try:
+            self.stand_apart()
+            yield
+        finally:
+            self._call("cuCtxPopCurrent_v2", ctypes.byref(c_void_p()))
+
     def stand_apart(self) -> None:
         """Let this thread have nothing to do with graphs that others capture meanwhile.
 
@@ -179,8 +193,8 @@ class Driver:
         return np.frombuffer(memoryview(block), np.uint8)
 
     def _free_host(self, address: int) -> None:
-        with suppress(DriverError):  # Whoever was the last to hold it cannot do anything about it.
-            self.enter()
+        # Whoever was the last to hold it cannot do anything about an error.
+        with suppress(DriverError), self._visit():
             self._call("cuMemFreeHost", address)
 
     def stream(self) -> int:
@@ -190,8 +204,8 @@ class Driver:
 
     def end_stream(self, stream: int) -> None:
         """Give a stream back once its work is done."""
-        self.enter()
-        self._call("cuStreamDestroy_v2", stream)
+        with self._visit():
+            self._call("cuStreamDestroy_v2", stream)
 
     def event(self) -> int:
         """Return a new mark that can be put into a stream and waited for."""
@@ -258,8 +272,8 @@ class Driver:
 
     def close_ipc(self, address: int) -> None:
         """Let go of another process's memory."""
-        self.enter()
-        self._call("cuIpcCloseMemHandle", address)
+        with self._visit():
+            self._call("cuIpcCloseMemHandle", address)
 
     def size_from(self, address: int) -> int:
         """Return how many bytes there are from `address` to the end of what was allocated with it."""
@@ -293,7 +307,8 @@ class Driver:
         code = getattr(self._library, name)(*arguments)
         if code:
             error = DriverError(f"{name}: {self._words(code)}", code)
-            if error.lost:
+            # A handle is a client's: what the driver makes of a bad one is no word about the GPU.
+            if error.lost and not (code == UNKNOWN and name.startswith("cuIpc")):
                 self.lost = self.lost or str(error)
             raise error
 

@@ -95,8 +95,16 @@ def fits_slots(spec: ModelSpec) -> bool:
     return spec.rows_max > 0 and bool(required) and all(map(_by_rows, (*required, *spec.outputs)))
 
 
+def takes_anything(spec: ModelSpec) -> bool:
+    """Say whether a version has to run on whatever values: shapes are known, and no input can be an index."""
+    required = [each for each in spec.inputs if not each.optional]
+    small = all(each.datatype.dtype.kind in "fV" or 0 < each.datatype.itemsize < 4 for each in required)
+    return small and not any(-1 in each.shape[1:] for each in required)
+
+
 def _by_rows(spec: TensorSpec) -> bool:
-    return spec.shape[:1] == (-1,) and -1 not in spec.shape[1:] and spec.datatype.itemsize > 0
+    known = all(size > 0 for size in spec.shape[1:])  # There are no buffers of no bytes.
+    return spec.shape[:1] == (-1,) and known and spec.datatype.itemsize > 0
 
 
 def measured(session: DeviceSession, spec: ModelSpec, sample: Sampled, stop: Stop, until_s: float) -> Times:

@@ -7,8 +7,10 @@ Here both are errors: a version that is said to be on the GPU is there.
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +34,11 @@ ENGINES = "tensorrt"
 """Folder below the state folder where TensorRT's engines are kept, if they are."""
 ENGINES_AT = "trt_engine_cache_path"
 TENSORRT_MISSING = "Please install TensorRT libraries"
+LIBRARIES = (
+    "They need CUDA 13 and cuDNN 9, which `pip install onnxruntime-gpu[cuda,cudnn]` brings along; "
+    'engine.device = "cpu" does without'
+)
+"""What is mostly missing where a provider does not start."""
 CAPTURE_REFUSED = "graph capture feature"
 """In the error of a session that was to capture graphs and cannot: control flow, or nodes on the CPU."""
 
@@ -45,7 +52,8 @@ class Wanted:
     """How a version is to be opened on a GPU.
 
     `graphs` is None where the model decides whether there are any. `tensorrt` has the model's parameters
-    of it, and is None where it is not wanted; `engines` is where it may keep what it made.
+    of it, and is None where it is not wanted; `engines` is where it may keep what it made. Its weights have
+    `weights_bytes`, or a little less.
     """
 
     settings: Gpu = field(default_factory=Gpu)
@@ -53,6 +61,7 @@ class Wanted:
     graphs: bool | None = None
     tensorrt: Mapping[str, str] | None = None
     engines: Path | None = None
+    weights_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +82,30 @@ def on_gpu(session: Any) -> OnGpu | None:
 
 
 def apart(session: Any, run: Callable[..., T]) -> Callable[..., T]:
-    """Return `run`, of a session, for any thread: captures by others do not make it fail, nor end by it."""
+    """Return `run`, of a session, for any thread: captures by others do not make it fail, nor end by it.
+
+    One at a time: all runs of a session share the handles of cuDNN and cuBLAS that belong to its stream.
+    """
     where = on_gpu(session)
     if where is None:
         return run
-    side = where.driver
+    side, turn = where.driver, threading.Lock()
 
     def run_apart(*arguments: Any) -> T:
         side.stand_apart()
-        return run(*arguments)
+        try:
+            with turn:
+                return run(*arguments)
+        except Exception:
+            # ONNX Runtime has only words for it. If the GPU is lost, whatever is asked of the driver fails.
+            with suppress(DriverError):
+                side.mem_info()
+            raise
 
     return run_apart
 
 
-def wanted(config: ModelConfig, settings: Config, *, graphs: bool = True) -> Wanted:
+def wanted(config: ModelConfig, settings: Config, weights_bytes: int = 0, *, graphs: bool = True) -> Wanted:
     """Return how a version is to be opened, by its file and the server's; without `graphs` it has none."""
     server = settings.gpu
     tensorrt = config.tensorrt
@@ -99,6 +118,7 @@ def wanted(config: ModelConfig, settings: Config, *, graphs: bool = True) -> Wan
         asked if graphs and tensorrt is None else False,
         tensorrt,
         settings.repository.state / ENGINES,
+        weights_bytes,
     )
 
 
@@ -114,7 +134,8 @@ def providers(asked: Wanted, stream: int, *, graphs: bool) -> list[tuple[str, di
         "enable_cuda_graph": str(int(graphs)),
     }
     if settings.memory_bytes_max:
-        cuda["gpu_mem_limit"] = str(settings.memory_bytes_max)
+        # ONNX Runtime counts weights, too, and a limit below them is none: it counts down past 0.
+        cuda["gpu_mem_limit"] = str(settings.memory_bytes_max + asked.weights_bytes)
     if asked.tensorrt is None:
         return [(CUDA, cuda)]
     return [(TENSORRT, _tensorrt(asked, asked.tensorrt, stream)), (CUDA, cuda)]
@@ -159,7 +180,7 @@ def open_on_gpu(path: str, options: ort.SessionOptions, asked: Wanted) -> ort.In
         if asked.graphs is not False:
             try:
                 return _opened(path, options, asked, side, graphs=True)
-            except RuntimeError as error:
+            except Exception as error:  # ONNX Runtime's classes have no base but this.
                 if asked.graphs or CAPTURE_REFUSED not in str(error):
                     raise
                 log.info("event=no_cuda_graphs path=%s reason=%r", Path(path).parent.name, str(error)[:300])
@@ -205,7 +226,7 @@ def check(session: Any, names: list[str], *, allow_cpu: bool) -> None:
         missing = [name for name in names if name not in started] or names
         raise FellBack(
             f"ONNX Runtime's {' and '.join(missing)} did not start, its log says why; "
-            f"asked for were {', '.join(names)}, and it would go on with {', '.join(started)}"
+            f"asked for were {', '.join(names)}, and it would go on with {', '.join(started)}. {LIBRARIES}"
         )
     assigned = nodes(session)
     if (astray := strays(assigned)) and not allow_cpu:

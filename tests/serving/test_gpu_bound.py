@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from serving.errors import Failed
 from serving.gpu.bound import RUNS_BOUND_MAX, BoundAccelerator, NoGraphs, sizes, slot_size
+from serving.gpu.cuda import all_on
 from serving.gpu.driver import Driver
 from serving.gpu.side import Host
 from serving.wire import DATATYPES
@@ -241,6 +242,21 @@ def test_buffers_that_do_not_fit_are_an_error_in_words(paired):
         accelerator.slot()
 
 
+@pytest.mark.parametrize("short", [1, 3 * 4 * ROWS_MAX, 64])
+def test_buffers_that_do_not_all_fit_are_given_back(paired, short):
+    session, spec = paired
+    library = FakeCuda(total=slot_size(spec) - short)
+    accelerator, _ = on_fake_cuda(session, spec, library)
+    with pytest.raises(Failed, match="its buffers cannot be allocated"):
+        accelerator.slot()
+    assert library.used == 0
+
+
+def test_a_session_that_reads_or_writes_elsewhere_is_not_bound(paired):
+    session, _ = paired
+    assert all_on(session, "cpu") and not all_on(session, "cuda")
+
+
 def test_a_slot_takes_what_is_said_of_it(paired):
     session, spec = paired
     library = FakeCuda()
@@ -262,6 +278,16 @@ def test_what_is_given_back_lets_the_session_go(tmp_path):
     del session, accelerator, slot
     gc.collect()
     assert gone() is None
+
+
+def test_a_stream_that_failed_keeps_no_buffers(paired):
+    session, spec = paired
+    library = FakeCuda()
+    accelerator, _ = on_fake_cuda(session, spec, library)
+    accelerator.slot()
+    library.fails["cuStreamSynchronize"] = 900
+    accelerator.close()
+    assert library.used == 0
 
 
 def test_a_device_that_is_lost_can_be_closed(paired, caplog):

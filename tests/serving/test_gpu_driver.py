@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.gpu.driver import CALLS, LOST, Driver, DriverError
+from serving.gpu.driver import CALLS, HANDLE_BYTES, LOST, UNKNOWN, Driver, DriverError
 from tests.cuda import FakeCuda
 
 TELLING = {"cuGetErrorName", "cuGetErrorString"}
@@ -80,6 +80,30 @@ def test_a_driver_knows_for_good_that_its_gpu_is_lost(code):
         driver.wait(driver.event())
     assert bool(driver.lost) == (code in LOST)
     assert ("lost" in repr(driver)) == (code in LOST)
+
+
+def test_what_is_made_of_a_client_s_handle_is_no_word_about_the_gpu():
+    library = FakeCuda()
+    driver = Driver(0, library)
+    library.fails["cuIpcOpenMemHandle_v2"] = UNKNOWN
+    with pytest.raises(DriverError):
+        driver.open_ipc(bytes(HANDLE_BYTES))
+    assert not driver.lost
+    library.fails["cuIpcOpenMemHandle_v2"] = 700
+    with pytest.raises(DriverError):
+        driver.open_ipc(bytes(HANDLE_BYTES))
+    assert driver.lost
+
+
+def test_what_the_garbage_collector_gives_back_leaves_a_thread_its_gpu():
+    library = FakeCuda()
+    driver = Driver(0, library)
+    memory, stream = driver.host_memory(8), driver.stream()
+    library.calls.clear()
+    del memory
+    driver.end_stream(stream)
+    assert library.calls.count("cuCtxPushCurrent_v2") == library.calls.count("cuCtxPopCurrent_v2") == 2
+    assert "cuCtxSetCurrent" not in library.calls
 
 
 def test_no_driver_is_an_error_in_words(monkeypatch):

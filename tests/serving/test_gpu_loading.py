@@ -6,6 +6,7 @@ its turn in the stream comes; all else is what serves on a real one.
 
 from __future__ import annotations
 
+import gc
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -80,6 +81,14 @@ def test_a_model_that_cannot_be_captured_is_loaded_anew_without_graphs(tmp_path,
         Failed, match="optimization.cuda.graphs: its runs cannot be captured as CUDA graphs: .* 900"
     ):
         prepared(tmp_path / "again", ModelConfig("m", rows_max=4, graphs=True))
+
+
+def test_a_version_that_does_not_run_there_is_refused(tmp_path, cuda, monkeypatch):
+    monkeypatch.setattr(loader, "find_sample", lambda *_: None)
+    with pytest.raises(Failed, match="it loads on the GPU, but does not run there"):
+        prepared(tmp_path, ModelConfig("m", rows_max=4))
+    gc.collect()
+    assert cuda.used == 0
 
 
 def test_a_version_that_would_not_fit_is_not_begun(tmp_path, cuda, monkeypatch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from serving.config import Config, Repository
 from serving.device import NoDevice, gpus
@@ -141,7 +145,8 @@ def test_what_is_told_of_strays_has_a_bound():
 )
 def test_a_provider_that_did_not_start_is_an_error_that_names_it(tmp_path, names, missing):
     with pytest.raises(
-        FellBack, match=rf"^ONNX Runtime's {missing} did not start, its log says why; .* go on with {CPU}$"
+        FellBack,
+        match=rf"^ONNX Runtime's {missing} did not start, its log says why; .* go on with {CPU}\. They need CUDA 13",
     ):
         check(recorded(tmp_path, models.mlp()), names, allow_cpu=True)
 
@@ -208,7 +213,7 @@ class Made:
         [(name, options)] = asked[:-1]
         self.asked.append(options)
         if options["enable_cuda_graph"] == "1" and self.refusal:
-            raise RuntimeError(self.refusal)
+            raise Fail(self.refusal)
 
         return Opened(name)
 
@@ -247,13 +252,13 @@ def test_a_model_that_permits_no_graphs_goes_without_unless_it_asked_for_them(ma
     session = opened(Wanted(Gpu()))
     assert [each["enable_cuda_graph"] for each in made.session.asked] == ["1", "0"]
     assert on_gpu(session).graphs is False
-    with pytest.raises(RuntimeError, match="cannot use the graph capture feature"):
+    with pytest.raises(Fail, match="cannot use the graph capture feature"):
         opened(Wanted(Gpu(), graphs=True))
 
 
 def test_a_model_that_is_broken_is_not_tried_again_without_graphs(made):
     made.session.refusal = "Load model from model.onnx failed: Protobuf parsing failed."
-    with pytest.raises(RuntimeError, match="Protobuf"):
+    with pytest.raises(Fail, match="Protobuf"):
         opened(Wanted(Gpu()))
     assert len(made.session.asked) == 1
     assert len(made.library.streams) == 1
@@ -276,6 +281,37 @@ def test_whoever_runs_a_session_on_a_gpu_stands_apart_from_captures(made):
     assert apart(session, lambda value: value + 1)(1) == 2
     Session(session, [], []).run({}, Stop())
     assert calls.count("cuThreadExchangeStreamCaptureMode") == before
+
+
+def test_plain_runs_of_a_session_wait_for_each_other(made):
+    inside = threading.Lock()
+    refused = []
+
+    def run(_number: int) -> None:
+        if not inside.acquire(blocking=False):
+            refused.append(_number)
+            return
+        time.sleep(0.002)
+        inside.release()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(apart(opened(Wanted(Gpu())), run), range(12)))
+    assert not refused
+
+
+def test_a_plain_run_that_fails_since_the_gpu_is_lost_has_it_known(made):
+    session = opened(Wanted(Gpu()))
+
+    def run() -> None:
+        raise Fail("CUDA failure 700: an illegal memory access was encountered")
+
+    with pytest.raises(Fail):
+        apart(session, run)()
+    assert not on_gpu(session).driver.lost
+    made.library.fails["cuMemGetInfo_v2"] = 700
+    with pytest.raises(Fail):
+        apart(session, run)()
+    assert "CUDA_ERROR_ILLEGAL_ADDRESS" in on_gpu(session).driver.lost
 
 
 def test_a_plain_run_is_never_captured():
@@ -305,7 +341,7 @@ def test_a_model_s_own_file_goes_before_the_server_s(order, graphs, own, tensorr
 
 def test_the_options_are_those_that_were_configured():
     settings = Gpu(memory_bytes_max=7, arena="power_of_two", convolution_search="exhaustive", tf32=False)
-    assert providers.providers(Wanted(settings, 1), 99, graphs=True) == [
+    assert providers.providers(Wanted(settings, 1, weights_bytes=100), 99, graphs=True) == [
         (
             CUDA,
             {
@@ -315,7 +351,7 @@ def test_the_options_are_those_that_were_configured():
                 "cudnn_conv_algo_search": "EXHAUSTIVE",
                 "use_tf32": "0",
                 "enable_cuda_graph": "1",
-                "gpu_mem_limit": "7",
+                "gpu_mem_limit": "107",
             },
         )
     ]

@@ -15,7 +15,7 @@ import pytest
 from loadtests.gpubench.simulated import SimulatedAccelerator, SimulatedSlot
 from serving import config
 from serving.errors import Expired
-from serving.gpu.placing import Placing, fits_slots
+from serving.gpu.placing import Placing, fits_slots, takes_anything
 from serving.gpu.session import DeviceSession
 from serving.gpu.times import points
 from serving.model import Artifact, ModelConfig, ModelSpec
@@ -80,6 +80,8 @@ def placing(device: Ran) -> Any:
         (version(tensor(-1, 2)), True),
         (version(tensor(-1, 2), tensor(-1, -1, optional=True)), True),
         (version(tensor(-1, -1)), False),
+        (version(tensor(-1, 0)), False),
+        (version(tensor(-1, 2), out=tensor(-1, 0)), False),
         (version(tensor(2, 2)), False),
         (version(tensor(-1, 2, datatype="BYTES")), False),
         (version(tensor(-1, 2), out=tensor(-1, -1)), False),
@@ -90,6 +92,21 @@ def placing(device: Ran) -> Any:
 )
 def test_batches_that_differ_in_rows_alone_have_slots(spec, fits) -> None:
     assert fits_slots(spec) == fits
+
+
+@pytest.mark.parametrize(
+    ("spec", "anything"),
+    [
+        (version(tensor(-1, 3, 8, 8)), True),
+        (version(tensor(2, 2, datatype="FP16"), tensor(-1, datatype="INT64", optional=True)), True),
+        (version(tensor(-1, 3, datatype="UINT8")), True),
+        (version(tensor(-1, -1)), False),
+        (version(tensor(-1, 2), tensor(-1, 2, datatype="INT64")), False),
+        (version(tensor(-1, datatype="BYTES")), False),
+    ],
+)
+def test_where_inputs_can_be_neither_indices_nor_shapes_a_version_has_to_run(spec, anything) -> None:
+    assert takes_anything(spec) == anything
 
 
 def test_every_size_is_timed_before_the_first_request(placing: Placing, device: Ran) -> None:
