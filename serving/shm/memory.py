@@ -192,9 +192,10 @@ class Memory:
             self._regions = {name: each for name, each in kept if entries.get(name) == each.entry}
 
     def _settle(self) -> None:
-        settled = self.returned[:]
-        del self.returned[: len(settled)]
-        self._lent_bytes -= sum(settled)
+        if self.returned:
+            settled = self.returned[:]
+            del self.returned[: len(settled)]
+            self._lent_bytes -= sum(settled)
 
 
 class Loan:

@@ -1,13 +1,16 @@
 """Which regions are registered on this node, whichever of its replicas was told?
 
-One file in the deployment's private folder, replaced whole. A replica looks at every request that means
-shared memory whether it is still the same file, so a registration that was answered holds for all of them.
+One file in the deployment's private folder, replaced whole, and beside it a page that all have mapped, with a
+number that is another one after each change. A replica looks at it for every request that means shared
+memory, so a registration that was answered holds for all of them.
 """
 
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +21,8 @@ import orjson
 from serving.errors import Invalid, TooLarge
 from serving.shm.kinds import Entry, Kind
 
-FILE, LOCK = "regions.json", "regions.lock"
+FILE, LOCK, CHANGES = "regions.json", "regions.lock", "regions.changes"
+CHANGES_BYTES = 8
 NONE: Mapping[str, Entry] = MappingProxyType({})
 
 
@@ -35,12 +39,11 @@ class Register:
 
     def __init__(self, folder: Path, regions_max: int, bytes_max: int) -> None:
         self._path = folder / FILE
-        self._looked_at = str(self._path)
         self._lock = folder / LOCK
+        self._changes = _mapped(folder / CHANGES)
         self._regions_max = regions_max
         self._bytes_max = bytes_max
-        self._fd = -1
-        self._seen = (-1, -1)
+        self._seen = b""
         self._entries = NONE
 
     def __repr__(self) -> str:
@@ -48,12 +51,12 @@ class Register:
 
     def entries(self) -> Mapping[str, Entry]:
         """Return what is registered now; the same object as before if nothing has changed."""
-        try:
-            state = os.stat(self._looked_at)  # noqa: PTH116 - at every request: 1.3 us, by its path 2.3.
-        except FileNotFoundError:
-            return self._entries
-        if (state.st_dev, state.st_ino) != self._seen:
+        changes = self._changes[
+            :CHANGES_BYTES
+        ]  # At every request: 0.1 us, where asking for a file takes 1.3.
+        if changes != self._seen:
             self._read()
+            self._seen = changes
         return self._entries
 
     def add(self, entry: Entry) -> None:
@@ -89,19 +92,14 @@ class Register:
                 self._write(kept)
 
     def close(self) -> None:
-        """Let go of the file. What is registered stays so for the other replicas."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Let go of the page. What is registered stays so for the other replicas."""
+        self._changes.close()
 
     def _read(self) -> None:
-        fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        state = os.fstat(fd)
-        listed = orjson.loads(os.pread(fd, state.st_size, 0))
-        # Its number is not given to another file as long as it is open.
-        self.close()
-        self._fd = fd
-        self._seen = (state.st_dev, state.st_ino)
+        try:
+            listed = orjson.loads(self._path.read_bytes())
+        except FileNotFoundError:  # Nothing was ever registered.
+            return
         self._entries = MappingProxyType({each[0]: Entry(*each) for each in listed})
 
     def _write(self, entries: Mapping[str, Entry]) -> None:
@@ -110,6 +108,9 @@ class Register:
         with open(os.open(unfinished, flags, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor.
             file.write(orjson.dumps([tuple(each) for each in entries.values()]))
         unfinished.replace(self._path)
+        # Only now: whoever sees the number change is to find the new file.
+        changes = int.from_bytes(self._changes[:CHANGES_BYTES], sys.byteorder) + 1
+        self._changes[:CHANGES_BYTES] = changes.to_bytes(CHANGES_BYTES, sys.byteorder)
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -120,3 +121,14 @@ class Register:
             yield
         finally:
             os.close(fd)
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    """Return a page that all who have it mapped write and read; a new one is zeros."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(fd).st_size < CHANGES_BYTES:
+            os.truncate(fd, CHANGES_BYTES)
+        return mmap.mmap(fd, CHANGES_BYTES)
+    finally:
+        os.close(fd)
