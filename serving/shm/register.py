@@ -55,8 +55,7 @@ class Register:
             :CHANGES_BYTES
         ]  # At every request: 0.1 us, where asking for a file takes 1.3.
         if changes != self._seen:
-            self._read()
-            self._seen = changes
+            self._entries, self._seen = self._read(), changes
         return self._entries
 
     def add(self, entry: Entry) -> None:
@@ -70,7 +69,7 @@ class Register:
             If there are too many, or they are too large together.
         """
         with self._held():
-            entries = dict(self.entries())
+            entries = dict(self._read())
             if entry.name in entries:
                 raise Invalid(f"region {entry.name!r} is registered already; unregister it first")
             if len(entries) >= self._regions_max:
@@ -82,7 +81,7 @@ class Register:
     def remove(self, name: str, kind: Kind = Kind.SYSTEM) -> None:
         """Forget a region of a kind, or all of it without a name; as in Triton it need not be there."""
         with self._held():
-            entries = dict(self.entries())
+            entries = dict(self._read())
             kept = {
                 key: entry
                 for key, entry in entries.items()
@@ -95,12 +94,13 @@ class Register:
         """Let go of the page. What is registered stays so for the other replicas."""
         self._changes.close()
 
-    def _read(self) -> None:
+    def _read(self) -> Mapping[str, Entry]:
+        """Return what the file says."""
         try:
             listed = orjson.loads(self._path.read_bytes())
         except FileNotFoundError:  # Nothing was ever registered.
-            return
-        self._entries = MappingProxyType({each[0]: Entry(*each) for each in listed})
+            return NONE
+        return MappingProxyType({each[0]: Entry(*each) for each in listed})
 
     def _write(self, entries: Mapping[str, Entry]) -> None:
         unfinished = self._path.with_suffix(".tmp")

@@ -243,17 +243,20 @@ def test_all_replicas_know_what_any_of_them_was_told(tmp_path_factory, steps):
         each.close()
 
 
-def test_a_change_whose_author_died_before_it_told_is_no_change(tmp_path, monkeypatch):
+def test_what_was_registered_by_a_replica_that_died_before_it_told_is_seen_with_the_next_change(
+    tmp_path, monkeypatch
+):
     one, other = Register(tmp_path, 3, 100), Register(tmp_path, 3, 100)
-    first, lost, second = (Entry(name, "/turnout-x", 0, 1, 1, 2) for name in "abc")
+    first, untold, second = (Entry(name, "/turnout-x", 0, 1, 1, 2) for name in "abc")
     one.add(first)
+    assert other.entries() == {"a": first}
     with monkeypatch.context() as dying:
         dying.setattr(one, "_changes", bytearray(one._changes[:]))  # What it tells is heard by nobody.
-        one.add(lost)
+        one.add(untold)
     assert other.entries() == {"a": first}
     other.add(second)
-    assert one.entries() == other.entries() == {"a": first, "c": second}
-    assert Register(tmp_path, 3, 100).entries() == {"a": first, "c": second}
+    for each in (one, other, Register(tmp_path, 3, 100)):
+        assert each.entries() == {"a": first, "b": untold, "c": second}
 
 
 # --- What a replica makes of it.
