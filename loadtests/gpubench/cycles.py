@@ -13,9 +13,10 @@ from loadtests.gpubench.cases import Case
 from loadtests.switching.access import admin
 from loadtests.switching.admin import Admin
 
-CYCLES = 200
-SETTLING = 100
-"""Cycles before the first look: until then fills what is bounded, such as answers of versions that left."""
+CYCLES = 350
+SETTLING = 150
+"""Cycles before the first look, with two streams of drift each: until then fills what is bounded, such as the
+counts of the 256 streams that ended last."""
 S_MAX = 150.0
 """Of one case. Where loads take seconds, there are fewer cycles then, and the row says how many."""
 GROWTH_MIB = Goal(32, Better.LOWER)
