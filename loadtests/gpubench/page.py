@@ -8,6 +8,7 @@ import mmap
 import os
 import struct
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ class Page:
                 opened.truncate(ENTRY.size)
             self._map = mmap.mmap(opened.fileno(), ENTRY.size)
             self._fd = os.dup(opened.fileno())
+        weakref.finalize(self, os.close, self._fd)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

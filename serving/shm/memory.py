@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from serving import elements
+from serving.calls import weight_bytes
 from serving.codec_binary import payload
 from serving.config import Limits, SharedMemory
 from serving.errors import Invalid, TooLarge, TurnoutError, Unavailable, Unknown
@@ -147,7 +148,7 @@ class Memory:
         known = self._terms.get(call) or self._terms.recall(call)
         if known is None:
             known = terms(call)
-            self._terms.keep(call, known, 0)
+            self._terms.keep(call, known, weight_bytes(call))
         return known
 
     def _read(self, stretch: Stretch, payloads: list[Payload]) -> None:
