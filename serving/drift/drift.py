@@ -146,10 +146,17 @@ class Drift:
                 continue
             if finding is not None:
                 happened.append(self._happen(stream, finding, now_us))
-        for stream in self._streams.values():  # Also those that count nothing, whose versions come and go.
-            stream.tidy(connected)
+        self._tidy(connected)
         self._forget()
         return happened
+
+    def _tidy(self, connected: Collection[str]) -> None:
+        """Add up what is over, also of streams that count nothing: their versions come and go, too."""
+        for stream in self._streams.values():
+            try:
+                stream.tidy(connected)
+            except Exception:  # The others are none the worse for it.
+                log.exception("event=drift_not_tidied stream=%s", stream.key)
 
     def bar(self, model: str, now_us: int) -> Bar:
         """Return what an alarm of one of a model's streams takes: they share the model's false alarms."""

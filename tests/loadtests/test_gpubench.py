@@ -285,12 +285,17 @@ def test_a_gateway_as_it_is_has_the_next_batch_on_the_device_before_it_is_idle(t
     assert after.done.late - before.done.late < after.done.runs - before.done.runs
 
 
+def staged(folder: Path) -> tuple[cases.Case, Stage, Any]:
+    """Return a case that was laid out on a simulated device, and the answer to its first request."""
+    case = replace(cases.BERT_FP16, switched=False)
+    stage = Stage(folder, cores(machine.cores()), simulated=True)
+    layout.lay_out(stage.repository, [case], simulated=True)
+    return case, stage, standin.expected(case, 1, case.sample(0))
+
+
 @pytest.mark.e2e
 def test_a_case_is_measured_by_each_protocol_at_the_real_command_on_a_simulated_device(tmp_path: Path):
-    case = replace(cases.BERT_FP16, switched=False)
-    stage = Stage(tmp_path, cores(machine.cores()), simulated=True)
-    layout.lay_out(stage.repository, [case], simulated=True)
-    expected = standin.expected(case, 1, case.sample(0))
+    case, stage, expected = staged(tmp_path)
     with stage.gateway([case.name]) as running:
         patience = Patience(0)  # Whatever others do meanwhile.
         trial = Trial(case, Limit(64, 15e3), running, stage.page(), 0.3, expected, patience=patience)
@@ -307,10 +312,7 @@ def test_a_case_is_measured_by_each_protocol_at_the_real_command_on_a_simulated_
 
 @pytest.mark.e2e
 def test_several_front_ends_have_one_device(tmp_path: Path):
-    case = replace(cases.BERT_FP16, switched=False)
-    stage = Stage(tmp_path, cores(machine.cores()), simulated=True)
-    layout.lay_out(stage.repository, [case], simulated=True)
-    expected = standin.expected(case, 1, case.sample(0))
+    case, stage, expected = staged(tmp_path)
 
     def trial(asked: Server) -> Trial:
         return Trial(case, Limit(64, 15e3), asked, stage.page(), 0.3, expected, patience=Patience(0))

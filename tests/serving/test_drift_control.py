@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,17 @@ def test_streams_without_a_row_are_added_up_too_when_others_have_followed_them(t
         drift.note(Counted(number, PROFILE).told("r1"), START_US)
     drift.evaluate(["r1"], START_US)
     assert len(stream_of(drift).sources._sources) == OVER_MAX + 1
+
+
+def test_a_stream_that_cannot_be_tidied_keeps_no_other_from_it(tmp_path, caplog):
+    drift = begun(tmp_path)
+    for number in range(3 * OVER_MAX):
+        drift.note(Counted(number, PROFILE).told("r1"), START_US)
+    good, bad = stream_of(drift), SimpleNamespace(key="bad", is_waiting=False, heard_us=START_US)
+    drift._streams = {("m", "1", "live", "x"): bad, KEY: good}  # It has nothing to tidy with.
+    drift._tidy(["r1"])
+    assert "event=drift_not_tidied stream=bad" in caplog.text
+    assert len(good.sources._sources) == OVER_MAX + 1
 
 
 def test_what_is_dropped_is_told_though_nothing_new_was_counted():
