@@ -18,7 +18,18 @@ from hypothesis import strategies as st
 from loadtests.bench import machine
 from loadtests.bench.errors import BenchError
 from loadtests.bench.server import Server
-from loadtests.gpubench import bert, cases, layout, limit, measured, perceptron, resnet, several, standin
+from loadtests.gpubench import (
+    bert,
+    cases,
+    floor,
+    layout,
+    limit,
+    measured,
+    perceptron,
+    resnet,
+    several,
+    standin,
+)
 from loadtests.gpubench.broken import Breathless
 from loadtests.gpubench.gateway import Stage, cores
 from loadtests.gpubench.joint import JointDevice
@@ -212,6 +223,15 @@ def test_what_others_used_is_what_is_left_of_what_all_used():
     assert spent_s("") == 0
     before, after = Moment(10.0, 5.0, 2.0), Moment(12.0, 8.0, 4.0)
     assert after.others_since(before) == pytest.approx(0.5)
+
+
+@given(st.integers(1, 1000), st.integers(1, 100), st.integers(1, 64), st.floats(0.1, 0.9))
+def test_no_gateway_is_sooner_than_the_times_of_its_device(run_us, row_us, rows_max, load):
+    run_ns = Times(run_us * 1000, row_us * 1000)
+    late_ns = floor.p99_ns(run_ns, rows_max, load * run_ns.per_s(rows_max), arrivals=500)
+    assert late_ns >= run_ns(1)
+    seldom_ns = floor.p99_ns(run_ns, rows_max, 1e-3 * run_ns.per_s(1), arrivals=50)
+    assert seldom_ns <= 2 * run_ns(2), "hardly anybody finds another one there"
 
 
 def test_goals_are_about_a_simulated_devices_time_and_about_a_real_ones_throughput():
